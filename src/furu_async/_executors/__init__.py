@@ -1,0 +1,1 @@
+"""How commands are carried out: driver, planner, scheduler, executors."""

@@ -1,0 +1,1 @@
+"""What a computation is: definition, values, identity, tables. Pure."""

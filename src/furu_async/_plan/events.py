@@ -1,0 +1,145 @@
+"""What can happen to a run, as the core is told. Frozen data.
+
+``now`` is an argument of `advance`; a random number, where one is needed, arrives in an event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from furu_async.report import Failure
+
+NodeId = str
+
+OnFailure = Literal["continue", "drain", "cancel"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How a run treats failures; times in seconds. The source of each number is the failure taxonomy in the docs."""
+
+    on_failure: OnFailure = "continue"
+    max_failures: int | None = None
+    retry_failed: bool = True
+    compute_retries: int = 3
+    inputs_retries: int = 3
+    killed_retries: int = 3
+    lost_retries: int = 3
+    preempt_max: int = 5
+    infra_secs: float = 900.0
+    backoff_base: float = 1.0
+    backoff_max: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRules:
+    """What a node's class says about itself, as far as the core needs it.
+
+    Attributes:
+        retries: the class's own number of compute retries, or None for the run's.
+        backoff: the class's first delay in seconds, or None for the run's.
+        specs: how many resource specifications it lists, in order of preference (at least 1).
+    """
+
+    retries: int | None = None
+    backoff: float | None = None
+    specs: int = 1
+
+
+DEFAULT_RULES = NodeRules()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """These are the targets of the run (once, first)."""
+
+    nodes: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The store was asked about a node.
+
+    ``valid``: published and usable. ``absent``: to be created. ``failed``: the newest end is a failure (kept in
+    ``failure``; tried again or not by policy). ``busy``: a claim without an end, of somebody else. ``unknown``: infrastructure trouble.
+    ``deps`` and ``rules`` are given for every verdict but ``valid``: only then the core looks below.
+    """
+
+    node: NodeId
+    verdict: Literal["valid", "absent", "failed", "busy", "unknown"]
+    deps: tuple[NodeId, ...] = ()
+    rules: NodeRules = DEFAULT_RULES
+    failure: Failure | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An executor began the attempt that `Start` asked for (a process runs it now)."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The success was *read back* from the store. ``created`` is False if somebody else published it."""
+
+    node: NodeId
+    created: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt ended without a result. ``jitter`` in [0, 1) spreads the backoff."""
+
+    node: NodeId
+    failure: Failure
+    jitter: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Instead of starting, the executor found a living claim of somebody else."""
+
+    node: NodeId
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEnded:
+    """The watcher of somebody else's claim has news.
+
+    ``published``: their result is there. ``ended``: their attempt ended without one (``failure``). ``lost``: their
+    owner is gone, the node can be claimed. ``timeout``: FURU_MAX_WAIT_SECS is over.
+    """
+
+    node: NodeId
+    how: Literal["published", "ended", "lost", "timeout"]
+    failure: Failure | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """An attempt that had been asked for was returned before it began (drain, cancel, pool scale-down)."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; sent at or after `State.next_wakeup()`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The run is to end: by cancellation, by its timeout, or because of an error that concerns all of it."""
+
+    why: Literal["cancel", "timeout", "error"] = "cancel"
+    detail: str = ""
+
+
+Event = (
+    Wanted | Probed | Started | Succeeded | Failed | Elsewhere | WatchEnded | TakenBack | Tick | Stop
+)

@@ -1,0 +1,1 @@
+"""One attempt of one artifact: child process, supervision, capture."""

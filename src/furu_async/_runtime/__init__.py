@@ -1,0 +1,1 @@
+"""Clock, blocking door, settings."""

@@ -1,0 +1,1 @@
+"""Fakes and helpers behind furu_async.testing."""
