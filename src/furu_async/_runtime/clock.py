@@ -1,0 +1,24 @@
+"""The two times there are: monotonic for every decision, wall for what people read.
+
+Nothing in furu_async compares wall times of two hosts; `wall` goes into records and is shown, that is all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+
+def monotonic() -> float:
+    """Seconds on this process's monotonic clock, for code that runs outside an event loop."""
+    return time.monotonic()
+
+
+def loop_time() -> float:
+    """Seconds on the running loop's clock (virtual in simulations)."""
+    return asyncio.get_running_loop().time()
+
+
+def wall() -> float:
+    """Seconds since the epoch; for records and for people, never for a decision."""
+    return time.time()  # noqa: TID251  (this is the one place)
