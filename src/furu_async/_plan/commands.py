@@ -2,67 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from furu_async._plan.events import NodeId
 from furu_async.report import Failure, NodeStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True, tag=True):
     """Ask the store about this node; answer `Probed`."""
 
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True, tag=True):
     """Run this node, when there is room; answer Started and then Succeeded | Failed, or Elsewhere, or TakenBack.
 
     Attributes:
         attempt: which attempt of this run it will be, from 1.
         priority: greater first: how many nodes stand above it on the longest path to a target.
         spec: index into the node's list of resource specifications.
+        ticket: number of this `Start` among all of the node, from 1; its answers repeat it, so that a late answer to
+            an earlier one is known.
+
+    Priorities are exact once the run is planned. What was asked for earlier keeps the number it was given: it may
+    then be too small, which costs order, not correctness.
     """
 
     node: NodeId
     attempt: int
     priority: int
     spec: int = 0
+    ticket: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TakeBack:
+class TakeBack(msgspec.Struct, frozen=True, tag=True):
     """Return this node if its attempt has not begun (answer TakenBack); if it has, do nothing."""
 
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(msgspec.Struct, frozen=True, tag=True):
     """End this node's attempt (it is queued or running); answer TakenBack, or its end, whatever that is."""
 
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(msgspec.Struct, frozen=True, tag=True):
     """Somebody else holds the claim: watch it; answer `WatchEnded`."""
 
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Unwatch:
+class Unwatch(msgspec.Struct, frozen=True, tag=True):
     """Stop watching."""
 
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Retrying:
-    """For events and journal: the node will run again at ``at`` (monotonic seconds), because of ``failure``."""
+class Retrying(msgspec.Struct, frozen=True, tag=True):
+    """For events and journal: the node goes on at ``at`` (monotonic seconds), because of ``failure``.
+
+    ``attempt`` is the number its next attempt will have. Also sent when it is the store that gave trouble (kind
+    ``infrastructure``) and when somebody else's attempt failed.
+    """
 
     node: NodeId
     failure: Failure
@@ -70,9 +74,12 @@ class Retrying:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """For report, events and journal: the node is final."""
+class Ended(msgspec.Struct, frozen=True, tag=True):
+    """For report, events and journal: the node is final.
+
+    Comes again for a node whose result turned out to be gone when a dependent wanted it, and that was made anew: the
+    last one counts.
+    """
 
     node: NodeId
     status: NodeStatus
@@ -81,14 +88,18 @@ class Ended:
     root: NodeId = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(msgspec.Struct, frozen=True, tag=True):
     """For progress: no probe is outstanding; the run's nodes are known (once)."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndRun:
-    """Every node is final. ``why`` is empty unless the run was stopped."""
+class EndRun(msgspec.Struct, frozen=True, tag=True):
+    """Every node is final; the last command of a run, once.
+
+    Attributes:
+        ok: every target is created or cached.
+        why: empty unless the run was stopped: by a `Stop`, or (``error``) by what concerns all of it.
+        detail: for people; for a refused run one line per node whose stored state is failed.
+    """
 
     ok: bool
     why: Literal["", "cancel", "timeout", "error"] = ""

@@ -1,12 +1,18 @@
 """What can happen to a run, as the core is told. Frozen data.
 
-``now`` is an argument of `advance`; a random number, where one is needed, arrives in an event.
+``now`` is an argument of `advance`; a random number, where one is needed, arrives in an event. Events are msgspec
+structs: seven times cheaper to make than frozen dataclasses, and a run's events can be written and read as JSON lines.
+
+``ticket`` says which `Start` an event answers. An event with an old ticket comes from a superseded attempt and changes
+nothing, but for a success. 0 means: the present one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from furu_async.report import Failure
 
@@ -50,20 +56,19 @@ class NodeRules:
 DEFAULT_RULES = NodeRules()
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, tag=True):
     """These are the targets of the run (once, first)."""
 
     nodes: tuple[NodeId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Probed:
+class Probed(msgspec.Struct, frozen=True, tag=True):
     """The store was asked about a node.
 
     ``valid``: published and usable. ``absent``: to be created. ``failed``: the newest end is a failure (kept in
-    ``failure``; tried again or not by policy). ``busy``: a claim without an end, of somebody else. ``unknown``: infrastructure trouble.
-    ``deps`` and ``rules`` are given for every verdict but ``valid``: only then the core looks below.
+    ``failure``; tried again or not by policy). ``busy``: a claim without an end, of somebody else. ``unknown``:
+    infrastructure trouble; ``jitter`` in [0, 1) spreads the backoff then.
+    ``deps`` and ``rules`` are given for every verdict but ``valid`` and ``unknown``: only then the core looks below.
     """
 
     node: NodeId
@@ -72,42 +77,42 @@ class Probed:
     rules: NodeRules = DEFAULT_RULES
     failure: Failure | None = None
     detail: str = ""
+    jitter: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True, tag=True):
     """An executor began the attempt that `Start` asked for (a process runs it now)."""
 
     node: NodeId
+    ticket: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(msgspec.Struct, frozen=True, tag=True):
     """The success was *read back* from the store. ``created`` is False if somebody else published it."""
 
     node: NodeId
     created: bool = True
+    ticket: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True, tag=True):
     """The attempt ended without a result. ``jitter`` in [0, 1) spreads the backoff."""
 
     node: NodeId
     failure: Failure
     jitter: float = 0.0
+    ticket: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
+class Elsewhere(msgspec.Struct, frozen=True, tag=True):
     """Instead of starting, the executor found a living claim of somebody else."""
 
     node: NodeId
     detail: str = ""
+    ticket: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class WatchEnded:
+class WatchEnded(msgspec.Struct, frozen=True, tag=True):
     """The watcher of somebody else's claim has news.
 
     ``published``: their result is there. ``ended``: their attempt ended without one (``failure``). ``lost``: their
@@ -120,26 +125,22 @@ class WatchEnded:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TakenBack:
+class TakenBack(msgspec.Struct, frozen=True, tag=True):
     """An attempt that had been asked for was returned before it began (drain, cancel, pool scale-down)."""
 
     node: NodeId
+    ticket: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True, tag=True):
     """Time has passed; sent at or after `State.next_wakeup()`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True, tag=True):
     """The run is to end: by cancellation, by its timeout, or because of an error that concerns all of it."""
 
     why: Literal["cancel", "timeout", "error"] = "cancel"
     detail: str = ""
 
 
-Event = (
-    Wanted | Probed | Started | Succeeded | Failed | Elsewhere | WatchEnded | TakenBack | Tick | Stop
-)
+Event = Wanted | Probed | Started | Succeeded | Failed | Elsewhere | WatchEnded | TakenBack | Tick | Stop
