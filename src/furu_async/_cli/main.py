@@ -180,7 +180,7 @@ def _tell(report: RunReport, message: str = "") -> None:
 
 
 def _dry_run(targets: list[Furu[Any]], options: dict[str, Any], verbose: bool) -> int:
-    from furu_async._executors.planner import explain_dag
+    from furu_async._executors.inspect import explain_dag
     from furu_async._runtime.config import active_config
 
     nodes = asyncio.run(explain_dag(targets, retry_failed=options["retry_failed"], rerun=options["rerun"]))
