@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from furu_async._executors.scheduler import Run as Run
     from furu_async._executors.scheduler import Scheduler as Scheduler
     from furu_async._model.artifact import Furu as Furu
+    from furu_async._model.artifact import aget_all as aget_all
     from furu_async._model.context import stop_requested as stop_requested
     from furu_async._model.definition import dependency as dependency
     from furu_async._model.definition import field as field
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from furu_async._runtime.config import FURU_CONFIG as FURU_CONFIG
     from furu_async._runtime.config import FuruConfig as FuruConfig
     from furu_async._runtime.config import use_config as use_config
-    from furu_async.api import aget_all as aget_all
     from furu_async.api import run_dag as run_dag
     from furu_async.api import run_dag_sync as run_dag_sync
     from furu_async.report import Failure as Failure
@@ -46,7 +46,7 @@ _HOMES = {
     "RunReport": "report",
     "Scheduler": "_executors.scheduler",
     "SlurmSpec": "_model.resources",
-    "aget_all": "api",
+    "aget_all": "_model.artifact",
     "dependency": "_model.definition",
     "field": "_model.definition",
     "run_dag": "api",

@@ -124,7 +124,7 @@ class FieldInfo:
 
     def default(self) -> Any:
         """A fresh default, checked."""
-        made = self.made_by
+        made: Any = self.made_by
         value = made.default_factory() if made.default_factory is not _MISSING else made.default
         return self.check(value, 0) if self.check is not None else value
 
@@ -203,6 +203,14 @@ class Definition:
         return self.prefix
 
 
+_declares_dependencies: list[str] = []
+
+
+def dependency_methods_exist() -> bool:
+    """A class with ``@dependency`` methods was defined: a DAG may hold a mistake that no hash has shown yet."""
+    return bool(_declares_dependencies)
+
+
 def define(cls: type[Any], furu: type[Any], version: object, name: object, keywords: dict[str, Any]) -> None:
     """Turn a class that was just created into an artifact class.
 
@@ -233,6 +241,8 @@ def define(cls: type[Any], furu: type[Any], version: object, name: object, keywo
         sorted((info for info in definition.fields if info.identity), key=lambda i: i.name)
     )
     definition.depends = rules.dependency_methods(cls)
+    if definition.depends:
+        _declares_dependencies.append(cls.__qualname__)
     definition.abstract = cls._create is furu._create or bool(
         getattr(cls._create, "__isabstractmethod__", False)
     )

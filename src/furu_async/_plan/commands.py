@@ -44,7 +44,10 @@ class TakeBack(msgspec.Struct, frozen=True, tag=True):
 
 
 class Kill(msgspec.Struct, frozen=True, tag=True):
-    """End this node's attempt (it is queued or running); answer TakenBack, or its end, whatever that is."""
+    """End this node's attempt (it is queued or running); answer TakenBack, or its end, whatever that is.
+
+    Where a `Start` of the same node follows, the new attempt begins when the killed one is gone.
+    """
 
     node: NodeId
 

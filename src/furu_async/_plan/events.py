@@ -23,7 +23,11 @@ OnFailure = Literal["continue", "drain", "cancel"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How a run treats failures; times in seconds. The source of each number is the failure taxonomy in the docs."""
+    """How a run treats failures; times in seconds. The source of each number is the failure taxonomy in the docs.
+
+    Attributes:
+        hold_starts: start nothing before the plan is complete, because planning may still find a mistake in the DAG.
+    """
 
     on_failure: OnFailure = "continue"
     max_failures: int | None = None
@@ -36,6 +40,12 @@ class Policy:
     infra_secs: float = 900.0
     backoff_base: float = 1.0
     backoff_max: float = 60.0
+    hold_starts: bool = False
+
+    @property
+    def plan_may_refuse(self) -> bool:
+        """The plan has to be complete before anything starts."""
+        return self.hold_starts or not self.retry_failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,6 +126,8 @@ def _probed(state: State, event: Probed, now: float, out: Commands) -> None:
     if node.deps is None:
         node.below = event.deps
         node.rules = event.rules
+    if was is not None and _is_gone_too_often(state, node, out):
+        return
     if verdict == "absent":
         begin(state, node, out)
     elif verdict == "busy":
@@ -135,6 +137,18 @@ def _probed(state: State, event: Probed, now: float, out: Commands) -> None:
         out.append(Watch(node.id))
     else:
         _stored_failure(state, node, event, out)
+
+
+def _is_gone_too_often(state: State, node: Node, out: Commands) -> bool:
+    """Count that the result of a node was gone when a dependent wanted it; the budget is that of missing inputs."""
+    trouble = node.troubled()
+    times = trouble.used["inputs"] = trouble.used.get("inputs", 0) + 1
+    failure = Failure(kind="inputs", message=f"its result was gone {times} times when a dependent wanted it")
+    trouble.note(failure.line())
+    if not exhausted(failure, trouble.used, state.policy, node.rules):
+        return False
+    fail(state, node, failure, out)
+    return True
 
 
 def _no_answer(state: State, node: Node, event: Probed, now: float, out: Commands) -> None:

@@ -92,7 +92,7 @@ def launch(state: State, node: Node, out: Commands) -> None:
     """Ask the executor for the next attempt of a node whose dependencies are there."""
     if state.reopened and not await_deps(state, node, out):
         return
-    if not (state.planned or state.policy.retry_failed):
+    if not state.planned and state.policy.plan_may_refuse:
         node.waiting = 0
         state.held.append(node)
         if node.phase is not _WAITING:

@@ -1,0 +1,113 @@
+"""The narrow port between the runs (who want nodes executed) and an executor (who executes them).
+
+A run never learns how a node is executed; an executor never learns why. What several runs want at the same time
+is executed once: the executor keys its work by store and artifact, and tells every run that asked.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from furu_async._model.artifact import ClassInfo, Furu
+from furu_async._model.resources import SlurmSpec
+from furu_async._plan.events import Event
+from furu_async._runtime.config import FuruConfig
+from furu_async.errors import FuruError
+from furu_async.report import Failure
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """What the shell knows of one node of one run.
+
+    Attributes:
+        supersede: generation whose result is to be set aside before the node runs (it was invalid, or is to be
+            computed again); 0 for none.
+        takeover: generation whose owner was found lost and may be replaced; 0 for none.
+        started_at, ended_at: wall time, for the report.
+    """
+
+    obj: Furu[Any]
+    hash: str
+    name: str
+    info: ClassInfo
+    supersede: int = 0
+    takeover: int = 0
+    generation: int = 0
+    attempts: int = 0
+    started_at: float | None = None
+    ended_at: float | None = None
+    worker: str = ""
+    history: tuple[str, ...] = ()
+    last_failure: Failure | None = None
+
+
+class RunPort(Protocol):
+    """What an executor may ask of, and tell, a run."""
+
+    run_id: str
+    root: str
+    config: FuruConfig
+    token: str
+    context: contextvars.Context
+
+    def post(self, event: Event) -> None:
+        """Tell the run what happened; never blocks."""
+
+    def begun(self, node: Node, attempt: int, worker: str) -> None:
+        """A process is at the node's attempt now."""
+
+    def opened(self) -> None:
+        """The run's folder is there."""
+
+    def fail(self, error: FuruError) -> None:
+        """Nothing of the run can go on: end it with this error."""
+
+    def jitter(self) -> float:
+        """A number in [0, 1) for `Failed`."""
+
+    def note(self, text: str) -> None:
+        """Something a person should read that fails nothing."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One node that one run wants executed; answers repeat its ticket."""
+
+    run: RunPort
+    node: Node
+    attempt: int
+    priority: int
+    spec: int
+    ticket: int
+
+
+class Executor(Protocol):
+    """Carries out `Start`, `TakeBack` and `Kill` for any number of runs."""
+
+    kind: str
+
+    def check(self, node: Node, specs: Sequence[SlurmSpec]) -> str | None:
+        """Say why this node can never run here, or None."""
+
+    @property
+    def has_limits(self) -> bool:
+        """`check` may refuse a node, so a plan must be complete before anything starts."""
+
+    def start(self, request: Request) -> None:
+        """Execute when there is room; answers by `RunPort.post`."""
+
+    def take_back(self, run: RunPort, node: str) -> None:
+        """Return the node if nothing of it has begun."""
+
+    def kill(self, run: RunPort, node: str) -> None:
+        """End the node's attempt, unless another run wants it too."""
+
+    async def release(self, run: RunPort) -> None:
+        """The run is over: it asks for nothing more."""
+
+    async def aclose(self) -> None:
+        """End everything that runs, bounded in time; leave no process behind."""

@@ -1,0 +1,447 @@
+"""Hands jobs to children, and takes what comes back: the shell behind `Local` in process mode.
+
+Everything here is callbacks of the loop that do a little and return; the claims and publications they ask for
+go through the keeper in batches. `Dispatcher.pump` is the only place where a job moves forward.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+from furu_async._executors.crew import Crew, Seat
+from furu_async._executors.jobs import Job, Step, Steps
+from furu_async._executors.resources import NOTHING, Budget, visible_devices
+from furu_async._plan.events import Started
+from furu_async._runner.messages import TaskBegun, TaskResult, TaskSpec
+from furu_async._runner.supervisor import ChildGone
+from furu_async._runtime.blocking import DOOR
+from furu_async.report import Failure
+
+_MONITOR_SECS = 0.1
+_SHOW_LOGS_SECS = 0.25
+_STUCK_AHEAD_SECS = 0.05
+_RELEASE_SECS = 2.0
+_EARLY_DEATHS = 5
+
+
+class Dispatcher:
+    """See the module.
+
+    Args:
+        crew_of: makes the crew, given our callbacks.
+        grace: seconds between SIGTERM and SIGKILL.
+    """
+
+    def __init__(
+        self, steps: Steps, budget: Budget, size: int, folder: Callable[[], str], log_level: str, grace: float
+    ) -> None:
+        self.steps = steps
+        self.budget = budget
+        self.grace = grace
+        self.queue: list[Job] = []
+        self.claimed: list[Job] = []
+        self.by_task: dict[int, Job] = {}
+        self.claiming = 0
+        self._folder = folder
+        self._log_level = log_level
+        self._size = size
+        self._crew: Crew | None = None
+        self._pump_due = False
+        self._next_id = 0
+        self._monitor: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._start_failures = 0
+        self._background: set[asyncio.Task[Any]] = set()
+
+    # -- in --------------------------------------------------------------------------------------------------
+
+    def add(self, job: Job) -> None:
+        """Queue a job."""
+        heapq.heappush(self.queue, job)
+        self.poke()
+
+    def poke(self) -> None:
+        """Something changed: pump before the loop waits again."""
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self.pump)
+
+    def drop_queued(self, job: Job) -> bool:
+        """Forget a job that is still queued; False if it has moved on."""
+        if job.step is not Step.QUEUED:
+            return False
+        job.step = Step.OVER
+        return True
+
+    def on_claimed(self, job: Job) -> None:
+        """The claim is held."""
+        self.claiming -= 1
+        job.step = Step.CLAIMED
+        job.since = self._loop.time()
+        heapq.heappush(self.claimed, job)
+        self.poke()
+
+    def on_claim_over(self, job: Job) -> None:
+        """The claim step ended without a claim."""
+        self.claiming -= 1
+        self._give_back(job)
+        self.poke()
+
+    # -- the pump --------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Move jobs forward as far as there is room."""
+        self._pump_due = False
+        self._hand_out()
+        self._hire()
+        self._claim_ahead()
+        if self.by_task and self._monitor is None:
+            self._monitor = self._loop.call_later(_MONITOR_SECS, self._watch)
+
+    @property
+    def crew(self) -> Crew:
+        """The children; there are none before the first job."""
+        if self._crew is None:
+            self._crew = Crew(
+                self._size,
+                self._folder(),
+                self._log_level,
+                self._on_message,
+                self._on_ready,
+                self._on_broken,
+            )
+        return self._crew
+
+    def _backlog(self) -> int:
+        while self.queue and self.queue[0].step is not Step.QUEUED:
+            heapq.heappop(self.queue)
+        return len(self.queue) + len(self.claimed) + self.claiming
+
+    def _hire(self) -> None:
+        backlog = self._backlog()
+        if not backlog:
+            return
+        crew = self.crew
+        idle = sum(1 for s in crew.seats if not s.retiring and (s.child is None or not s.child.tasks))
+        while crew.active() < crew.size and idle < backlog:
+            crew.hire()
+            idle += 1
+
+    def _claim_ahead(self) -> None:
+        if self._crew is None or not self.queue:
+            return
+        prefetch = not self.budget.counted
+        room = -len(self.claimed) - self.claiming
+        for seat in self._crew.seats:
+            held = len(seat.child.tasks) if seat.child is not None else 0
+            room += max(0, (seat.depth(prefetch) or (0 if seat.retiring else 1)) - held)
+        skipped: list[Job] = []
+        while room > 0 and self.queue:
+            job = heapq.heappop(self.queue)
+            if job.step is not Step.QUEUED:
+                continue
+            if self.budget.counted:
+                grant = self.budget.take(job.spec())
+                if grant is None:
+                    skipped.append(job)
+                    continue
+                job.grant = grant
+            room -= 1
+            self.claiming += 1
+            self.steps.claim(job)
+        for job in skipped:
+            heapq.heappush(self.queue, job)
+
+    def _hand_out(self) -> None:
+        if not self.claimed or self._crew is None:
+            return
+        prefetch = not self.budget.counted
+        seats = [s for s in self._crew.seats if s.child is not None and s.child.alive and not s.retiring]
+        rooms = [(len(s.child.tasks), s.number, s) for s in seats if s.child is not None]
+        heapq.heapify(rooms)
+        while self.claimed and rooms:
+            held, number, seat = rooms[0]
+            if held >= seat.depth(prefetch):
+                heapq.heappop(rooms)
+                continue
+            job = heapq.heappop(self.claimed)
+            if job.unwanted:
+                self._release(job)
+                continue
+            if not self._give(job, seat):
+                continue
+            heapq.heapreplace(rooms, (held + 1, number, seat))
+
+    def _give(self, job: Job, seat: Seat) -> bool:
+        child = seat.child
+        assert child is not None
+        if job.grant.gpus and (seat.env or {}).get("CUDA_VISIBLE_DEVICES") != visible_devices(job.grant):
+            seat = self._seat_with_gpus(job, seat)
+            if seat.child is None:
+                heapq.heappush(self.claimed, job)
+                return False
+            child = seat.child
+        request = job.origin
+        node, run = request.node, request.run
+        self._next_id += 1
+        job.task_id = self._next_id
+        job.step = Step.GIVEN
+        job.worker = seat
+        self.by_task[job.task_id] = job
+        child.give(
+            TaskSpec(
+                id=job.task_id,
+                hash=node.hash,
+                name=node.name,
+                generation=job.generation,
+                root=run.root,
+                directory=job.paths.attempt(job.generation),
+                checkpoint=job.paths.checkpoint(job.generation),
+                entries=child.entries_for(node.obj),
+                time_limit=node.info.time_limit,
+                power=run.config.durability,
+            )
+        )
+        return True
+
+    def _seat_with_gpus(self, job: Job, idle: Seat) -> Seat:
+        """Replace an idle child by one that sees just the GPUs of this job."""
+        wanted = visible_devices(job.grant)
+        for seat in self.crew.seats:
+            free = seat.child is not None and not seat.child.tasks and not seat.retiring
+            if free and (seat.env or {}).get("CUDA_VISIBLE_DEVICES") == wanted:
+                return seat
+        for seat in self.crew.seats:
+            if (
+                seat.child is None
+                and not seat.retiring
+                and (seat.env or {}).get("CUDA_VISIBLE_DEVICES") == wanted
+            ):
+                return seat
+        self.crew.dismiss(idle)
+        return self.crew.hire({"CUDA_VISIBLE_DEVICES": wanted})
+
+    # -- what children say -----------------------------------------------------------------------------------
+
+    def _on_ready(self, seat: Seat) -> None:
+        self._start_failures = 0
+        child = seat.child
+        if child is not None:
+            self.steps.keeper.request(
+                ("child", seat.name, child.pid, child.start_time, child.token), lambda _: None
+            )
+        self.poke()
+
+    def _on_broken(self, seat: Seat, error: Exception) -> None:
+        self._start_failures += 1
+        if self._start_failures < _EARLY_DEATHS:
+            self._loop.call_later(0.2 * self._start_failures, self.poke)
+            return
+        text = f"worker processes die at start ({self._start_failures} in a row): {error}"
+        failure = Failure(kind="protocol", error_type=type(error).__name__, message=text, run_wide=True)
+        for job in [*self.claimed, *(j for j in self.queue if j.step is Step.QUEUED)]:
+            if job.step is Step.CLAIMED:
+                self._fail(job, failure)
+            else:
+                job.step = Step.OVER
+                self.steps.drop(job, failure)
+        self.claimed.clear()
+        self.queue.clear()
+
+    def _on_message(self, seat: Seat) -> None:
+        child = seat.child
+        if child is None:
+            return
+        for message in child.poll():
+            if isinstance(message, TaskResult):
+                self._on_result(seat, message)
+            elif isinstance(message, TaskBegun):
+                self._on_begun(seat, message)
+            elif isinstance(message, ChildGone):
+                self._on_gone(seat, message)
+        if seat.retiring and child.alive and not child.tasks:
+            self.steps.keeper.request(("child_gone", child.pid), lambda _: None)
+            self._crew_or_none_dismiss(seat)
+        self.poke()
+
+    def _crew_or_none_dismiss(self, seat: Seat) -> None:
+        if self._crew is not None:
+            self._crew.dismiss(seat)
+
+    def _on_begun(self, seat: Seat, message: TaskBegun) -> None:
+        job = self.by_task.get(message.id)
+        if job is None or job.begun:
+            return
+        job.begun = True
+        job.since = self._loop.time()
+        for request in job.requests:
+            request.run.begun(request.node, request.attempt, seat.name)
+            request.run.post(Started(request.node.hash, request.ticket))
+
+    def _on_result(self, seat: Seat, result: TaskResult) -> None:
+        job = self.by_task.pop(result.id, None)
+        seat.learn(result.duration, result.rss_mb)
+        if result.dirty:
+            seat.retiring = True
+            if job is not None and seat.child is not None:
+                self._take_back_from(seat)
+                job.origin.run.note(
+                    f"{job.origin.node.obj!r} left something behind ({result.why_dirty}); its worker is replaced"
+                )
+                self._crew_or_none_dismiss_hard(seat)
+        if job is None:
+            return
+        if not result.ok and job.stopped and result.failure is not None:
+            result.failure = self._as_stopped(job, result.failure)
+        log_path = job.paths.attempt(job.generation) if result.logged or not result.ok else ""
+        self._conclude(job, result, log_path)
+
+    def _crew_or_none_dismiss_hard(self, seat: Seat) -> None:
+        if self._crew is not None:
+            self._crew.dismiss(seat, grace=0.0)
+
+    def _on_gone(self, seat: Seat, gone: ChildGone) -> None:
+        """The child's process group is gone; its output lies in the attempt's folder."""
+        self.steps.keeper.request(("child_gone", gone.pid), lambda _: None)
+        if self._crew is not None:
+            self._crew.dismiss(seat)
+        for task in gone.not_begun:
+            job = self.by_task.pop(task.id, None)
+            if job is not None:
+                self._back_to_claimed(job)
+        if gone.running is None:
+            return
+        job = self.by_task.pop(gone.running.id, None)
+        if job is not None:
+            failure = gone.failure()
+            if job.stopped:
+                failure = self._as_stopped(job, failure)
+            result = TaskResult(id=job.task_id, ok=False, failure=failure, logged=gone.logged)
+            self._conclude(job, result, failure.log_path)
+
+    def _as_stopped(self, job: Job, failure: Failure) -> Failure:
+        import msgspec
+
+        kind: Any = job.stopped
+        return msgspec.structs.replace(
+            failure, kind=kind, message=job.stop_text or failure.message, retryable=None, error_type=""
+        )
+
+    # -- moving jobs on --------------------------------------------------------------------------------------
+
+    def _conclude(self, job: Job, result: TaskResult, log_path: str) -> None:
+        self._give_back(job)
+        self.steps.conclude(job, result, log_path)
+
+    def _fail(self, job: Job, failure: Failure) -> None:
+        self._conclude(job, TaskResult(id=0, ok=False, failure=failure), "")
+
+    def _give_back(self, job: Job) -> None:
+        if job.grant is not NOTHING:
+            self.budget.give_back(job.grant)
+            job.grant = NOTHING
+
+    def _back_to_claimed(self, job: Job) -> None:
+        job.step = Step.CLAIMED
+        job.worker = None
+        job.since = self._loop.time()
+        heapq.heappush(self.claimed, job)
+
+    def _release(self, job: Job) -> None:
+        """Nothing of it began and nobody wants it now: end the claim, say so."""
+        self._give_back(job)
+        job.step = Step.PUBLISHING
+        self.steps.release(job)
+
+    def _take_back_from(self, seat: Seat) -> None:
+        child = seat.child
+        if child is None:
+            return
+        for task in child.take_back():
+            job = self.by_task.pop(task.id, None)
+            if job is not None:
+                self._back_to_claimed(job)
+
+    # -- stopping --------------------------------------------------------------------------------------------
+
+    def stop(self, job: Job, kind: str, text: str) -> None:
+        """End a job that is past the queue, whatever it does."""
+        job.unwanted = True
+        if job.step is not Step.GIVEN or job.stopped:
+            return
+        seat: Seat = job.worker
+        if not job.begun:
+            self._take_back_from(seat)
+        if job.step is Step.GIVEN:
+            job.stopped, job.stop_text = kind, text
+            self._end_child(seat)
+        self.poke()
+
+    def _end_child(self, seat: Seat) -> None:
+        child = seat.child
+        if child is None:
+            return
+        self._take_back_from(seat)
+        seat.retiring = True
+        self._spawn(child.kill(self.grace))
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work, name="furu local")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # -- watching --------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Every tenth of a second while anything runs: time limits, logs, tasks stuck behind a long one."""
+        self._monitor = None
+        if not self.by_task or self._crew is None:
+            return
+        now = self._loop.time()
+        idle = any(s.child is not None and s.child.alive and not s.child.tasks for s in self._crew.seats)
+        for seat in list(self._crew.seats):
+            child = seat.child
+            if child is None or child.running is None:
+                continue
+            job = self.by_task.get(child.running)
+            ran = now - child.running_since
+            if job is not None:
+                self._check_limit(job, ran)
+                if ran > _SHOW_LOGS_SECS:
+                    self._show_logs(seat)
+            if len(child.tasks) > 1 and ran > _STUCK_AHEAD_SECS and (idle or ran > _RELEASE_SECS):
+                self._take_back_from(seat)
+                self.poke()
+        for job in [j for j in self.claimed if now - j.since > _RELEASE_SECS and not j.unwanted]:
+            if not idle and not any(s.starting for s in self._crew.seats):
+                self.claimed.remove(job)
+                heapq.heapify(self.claimed)
+                self.steps.requeue(job, self.add)
+        self._monitor = self._loop.call_later(_MONITOR_SECS, self._watch)
+
+    def _show_logs(self, seat: Seat) -> None:
+        child = seat.child
+        if child is None or child.running is None or seat.shown == child.running:
+            return
+        task = child.tasks.get(child.running)
+        if task is not None:
+            seat.shown = task.id
+            self._spawn(DOOR.files.run(child.expose_logs, task, deadline=30.0))
+
+    def _check_limit(self, job: Job, ran: float) -> None:
+        limit = job.origin.node.info.time_limit
+        if limit is not None and ran > limit and not job.stopped:
+            self.stop(job, "timeout", f"it ran longer than its _time_limit of {limit:g} s and was ended")
+
+    async def aclose(self) -> None:
+        """End all children."""
+        if self._monitor is not None:
+            self._monitor.cancel()
+            self._monitor = None
+        if self._crew is not None:
+            await self._crew.aclose(self.grace)
+        while self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)

@@ -1,0 +1,252 @@
+"""The one loop of a run: take events, ask the core, carry out its commands.
+
+Nothing is decided here. Events arrive by `Driver.post` from the planner, the executor and the watchers; they
+are handled in slices of a few milliseconds so that the caller's loop stays free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+
+from furu_async._executors.base import Executor, Node, Request
+from furu_async._executors.ledger import Ledger
+from furu_async._executors.planner import Planner
+from furu_async._executors.watcher import Watcher
+from furu_async._model.artifact import Furu, class_info, specs_of
+from furu_async._plan import commands as do
+from furu_async._plan.events import Event, Failed, Policy, Stop, Wanted
+from furu_async._plan.machine import State, advance
+from furu_async._runtime.config import FuruConfig
+from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError
+
+_SLICE = 0.004
+_NAP = 0.0
+
+
+class Driver:
+    """Runs one DAG to its end.
+
+    Args:
+        targets: distinct artifacts.
+        executor: shared with other runs.
+        policy: what the core needs to know.
+        rerun: class names (``module.Class``) or ``ALL``.
+        ledger: takes outcomes and events.
+        seed: for the jitter of backoffs.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        targets: Sequence[Furu[Any]],
+        executor: Executor,
+        policy: Policy,
+        config: FuruConfig,
+        rerun: Sequence[str],
+        ledger: Ledger,
+        seed: int | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self.root = str(config.path)
+        self.config = config
+        self.targets = targets
+        self.executor = executor
+        self.rerun = frozenset((*rerun, *config.always_rerun))
+        self.ledger = ledger
+        self.nodes: dict[str, Node] = {}
+        self.state = State(policy)
+        self.end: do.EndRun | None = None
+        self.error: BaseException | None = None
+        self._inbox: deque[Event] = deque()
+        self._wake = asyncio.Event()
+        self._random = random.Random(seed)
+        self.token = uuid.uuid4().hex
+        self.context = contextvars.copy_context()
+        self.planner = Planner(
+            self.root, config, self.nodes, self.register, self.post, self.note, self._wants_rerun
+        )
+        self.watcher = Watcher(self.root, config, self.post, self.ledger.waiting)
+        self._handlers: dict[type[Any], Callable[[Any], None]] = {
+            do.Probe: self._probe,
+            do.Start: self._start,
+            do.TakeBack: lambda c: self.executor.take_back(self, c.node),
+            do.Kill: lambda c: self.executor.kill(self, c.node),
+            do.Watch: lambda c: self.watcher.watch(self.nodes[c.node]),
+            do.Unwatch: lambda c: self.watcher.unwatch(c.node),
+            do.Retrying: self._retrying,
+            do.Ended: self._ended,
+            do.Planned: lambda _: self.ledger.planned(self.state.counts()),
+            do.EndRun: self._end_run,
+        }
+
+    # -- what others call ------------------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        """Take an event; safe from any callback of the loop."""
+        self._inbox.append(event)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def note(self, text: str) -> None:
+        """Something to be read that fails nothing."""
+        self.ledger.note(text)
+
+    def begun(self, node: Node, attempt: int, worker: str) -> None:
+        """A process is at the node's attempt now."""
+        self.ledger.started(node, attempt, worker)
+
+    def opened(self) -> None:
+        """The run's folder is there: begin the journal."""
+        self.ledger.open()
+
+    def fail(self, error: FuruError) -> None:
+        """Nothing can go on: end the run with this error."""
+        if self.error is None:
+            self.error = error
+        self.stop("error", str(error))
+
+    def stop(self, why: str, detail: str = "") -> None:
+        """End the run: ``cancel``, ``timeout`` or ``error``."""
+        assert why in ("cancel", "timeout", "error")
+        self.post(Stop(why, detail))  # type: ignore[arg-type]
+
+    def register(self, objs: Sequence[Furu[Any]]) -> tuple[str, ...]:
+        """Make artifacts known to the run; gives their hashes.
+
+        Raises:
+            FuruDefinitionError: two artifacts share a hash, or one can never run on this executor.
+        """
+        nodes = self.nodes
+        hashes = []
+        for obj in objs:
+            digest = obj.furu_hash
+            known = nodes.get(digest)
+            if known is None:
+                info = class_info(type(obj))
+                node = Node(obj, digest, info.name, info)
+                nodes[digest] = node
+                if self.executor.has_limits:
+                    self._must_fit(node)
+            elif known.obj is not obj and type(known.obj) is not type(obj):
+                raise FuruDefinitionError(
+                    f"two artifacts share the hash {digest}: {known.obj!r} and {obj!r}",
+                    "their classes have the same store name; give one of them another name=",
+                )
+            hashes.append(digest)
+        return tuple(hashes)
+
+    def _must_fit(self, node: Node) -> None:
+        why = self.executor.check(node, specs_of(node.obj))
+        if why is not None:
+            raise FuruDefinitionError(f"{node.obj!r} can never run on this executor: {why}")
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Drive the run until every node is final; afterwards `end` and `error` tell how.
+
+        Never raises for what a node does. Cancelling it cancels the run at once without waiting for its attempts: the
+        caller stops the run first.
+        """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.ledger.journal.run, name="furu journal")
+            group.start_soon(self.watcher.run, name="furu claim watcher")
+            try:
+                await self._plan_targets()
+                await self._drive(group)
+            except FuruError as error:
+                self.error = error
+            finally:
+                self.watcher.close()
+                self.ledger.journal.close()
+
+    async def _plan_targets(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _SLICE
+        hashes: dict[str, None] = {}
+        for obj in self.targets:
+            hashes[self.register((obj,))[0]] = None
+            if loop.time() > until:
+                await asyncio.sleep(_NAP)
+                until = loop.time() + _SLICE
+        self.post(Wanted(tuple(hashes)))
+
+    async def _drive(self, group: anyio.abc.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        inbox = self._inbox
+        while self.end is None:
+            until = loop.time() + _SLICE
+            while inbox:
+                now = loop.time()
+                if now > until:
+                    break
+                self._handle(inbox.popleft(), now)
+            self.planner.flush(group)
+            if inbox:
+                await asyncio.sleep(_NAP)
+                continue
+            if self.end is None:
+                await self._wait(loop)
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        wakeup = self.state.next_wakeup()
+        if wakeup is None:
+            await self._wake.wait()
+        else:
+            with anyio.move_on_after(max(0.0, wakeup - loop.time())):
+                await self._wake.wait()
+            if loop.time() >= wakeup:
+                from furu_async._plan.events import Tick
+
+                self._inbox.append(Tick())
+        self._wake.clear()
+
+    def _handle(self, event: Event, now: float) -> None:
+        if type(event) is Failed:
+            node = self.nodes[event.node]
+            node.last_failure = event.failure
+            node.history = (*node.history, event.failure.line())[-20:]
+        for command in advance(self.state, event, now):
+            handler = self._handlers.get(type(command))
+            if handler is None:
+                raise FuruInternalError(f"the core gave a command nobody carries out: {command!r}")
+            handler(command)
+
+    # -- commands --------------------------------------------------------------------------------------------
+
+    def _probe(self, command: do.Probe) -> None:
+        self.planner.ask(command.node)
+
+    def _start(self, command: do.Start) -> None:
+        node = self.nodes[command.node]
+        self.ledger.ready(node)
+        self.executor.start(
+            Request(self, node, command.attempt, command.priority, command.spec, command.ticket)
+        )
+
+    def _retrying(self, command: do.Retrying) -> None:
+        delay = max(0.0, command.at - asyncio.get_running_loop().time())
+        self.ledger.retrying(self.nodes[command.node], command, delay)
+
+    def _ended(self, command: do.Ended) -> None:
+        self.ledger.ended(self.nodes[command.node], command)
+
+    def _end_run(self, command: do.EndRun) -> None:
+        self.end = command
+
+    def jitter(self) -> float:
+        """A number in [0, 1) for `Failed`."""
+        return self._random.random()
+
+    def _wants_rerun(self, node: Node) -> bool:
+        if not self.rerun:
+            return False
+        return "ALL" in self.rerun or node.name in self.rerun

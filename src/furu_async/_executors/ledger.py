@@ -1,0 +1,194 @@
+"""What a run remembers for people: outcomes for the report, events for whoever listens, the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from furu_async._executors.base import Node
+from furu_async._executors.journal import Journal
+from furu_async._plan import commands as do
+from furu_async._runtime import clock
+from furu_async._store.layout import ArtifactPaths, RunPaths
+from furu_async.report import Failure, NodeOutcome, RunEvent
+
+logger = logging.getLogger("furu_async")
+
+_NOTES = 200
+
+
+class Ledger:
+    """Collects what happens in one run.
+
+    Args:
+        on_event: called on the loop for each event; an exception in it is logged once and does not touch the run.
+    """
+
+    def __init__(self, run_id: str, root: str, listeners: list[Callable[[RunEvent], None]]) -> None:
+        self.run_id = run_id
+        self.root = root
+        self.journal = Journal()
+        self.outcomes: dict[str, NodeOutcome] = {}
+        self.notes: list[str] = []
+        self.last_counts: dict[str, int] = {}
+        self._listeners = listeners
+        self._streams: list[_Stream] = []
+        self._complained: set[int] = set()
+
+    def open(self) -> None:
+        """The run has a folder: the journal goes there."""
+        self.journal.open(RunPaths(self.root, self.run_id).journal)
+
+    # -- events ----------------------------------------------------------------------------------------------
+
+    def emit(self, event: RunEvent) -> None:
+        """Give an event to journal, listeners and streams."""
+        self.journal.add(event)
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                if id(listener) not in self._complained:
+                    self._complained.add(id(listener))
+                    logger.exception("on_event raised; the run goes on, further errors of it are not shown")
+        for stream in self._streams:
+            stream.put(event)
+
+    def stream(self) -> AsyncIterator[RunEvent]:
+        """Events from now on, until the run ends."""
+        stream = _Stream()
+        self._streams.append(stream)
+        return stream.read(lambda: self._streams.remove(stream))
+
+    def run_started(self, message: str) -> None:
+        """The run begins."""
+        self.emit(RunEvent(at=clock.wall(), kind="run_started", message=message))
+
+    def planned(self, counts: Mapping[str, int]) -> None:
+        """All nodes of the run are known."""
+        self.emit(RunEvent(at=clock.wall(), kind="planned", counts=dict(counts)))
+
+    def ready(self, node: Node) -> None:
+        """The executor was asked to run it. Not told one by one: it would double the events of a large run."""
+
+    def started(self, node: Node, attempt: int, worker: str) -> None:
+        """An attempt runs now."""
+        node.attempts = max(node.attempts, attempt)
+        node.worker = worker
+        at = clock.wall()
+        if node.started_at is None:
+            node.started_at = at
+        self.emit(
+            RunEvent(
+                at=at, kind="node_started", hash=node.hash, name=node.name, attempt=attempt, worker=worker
+            )
+        )
+
+    def waiting(self, node: Node, message: str) -> None:
+        """It waits for somebody else, or for trouble to pass; says for whom and until when."""
+        self.emit(
+            RunEvent(at=clock.wall(), kind="node_waiting", hash=node.hash, name=node.name, message=message)
+        )
+
+    def retrying(self, node: Node, command: do.Retrying, delay: float) -> None:
+        """It failed and will run again."""
+        message = f"{command.failure.line()}; again in {delay:.1f} s"
+        self.emit(
+            RunEvent(
+                at=clock.wall(),
+                kind="node_retry",
+                hash=node.hash,
+                name=node.name,
+                label=repr(node.obj),
+                attempt=command.attempt,
+                message=message,
+            )
+        )
+
+    def ended(self, node: Node, command: do.Ended) -> None:
+        """It is final."""
+        at = clock.wall()
+        node.ended_at = at
+        bad = command.status not in ("created", "cached")
+        failure = command.failure
+        if failure is not None and not failure.attempt and node.attempts:
+            failure = _with_attempt(failure, node.attempts)
+        self.outcomes[node.hash] = NodeOutcome(
+            hash=node.hash,
+            name=node.name,
+            label=repr(node.obj) if bad else "",
+            status=command.status,
+            attempts=node.attempts,
+            failure=failure,
+            history=node.history if command.status != "failed" else node.history[:-1],
+            because=command.because,
+            root=command.root,
+            started_at=node.started_at,
+            ended_at=at if node.started_at is not None else None,
+            directory=self._directory(node) if bad or command.status == "created" else "",
+        )
+        message = failure.line() if failure is not None else command.because
+        self.emit(
+            RunEvent(
+                at=at,
+                kind="node_done",
+                hash=node.hash,
+                name=node.name,
+                label=repr(node.obj) if bad else "",
+                status=command.status,
+                attempt=node.attempts,
+                message=message,
+            )
+        )
+
+    def note(self, text: str) -> None:
+        """Something a person should read; kept in the report, bounded."""
+        if text in self.notes:
+            return
+        if len(self.notes) < _NOTES:
+            self.notes.append(text)
+        logger.warning("%s", text)
+        self.emit(RunEvent(at=clock.wall(), kind="note", message=text))
+
+    def run_ended(self, counts: Mapping[str, int], message: str) -> None:
+        """The run is over; streams end."""
+        self.emit(RunEvent(at=clock.wall(), kind="run_ended", counts=dict(counts), message=message))
+        for stream in self._streams:
+            stream.put(None)
+
+    def _directory(self, node: Node) -> str:
+        paths = ArtifactPaths(self.root, node.name, node.hash)
+        return paths.attempt(node.generation) if node.generation else paths.base
+
+
+def _with_attempt(failure: Failure, attempt: int) -> Failure:
+    import msgspec
+
+    return msgspec.structs.replace(failure, attempt=attempt)
+
+
+class _Stream:
+    """One reader of events; a slow reader loses the oldest beyond a bound, never holds the run."""
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._items: deque[RunEvent | None] = deque(maxlen=limit)
+        self._wake = asyncio.Event()
+
+    def put(self, item: RunEvent | None) -> None:
+        self._items.append(item)
+        self._wake.set()
+
+    async def read(self, forget: Callable[[], None]) -> AsyncIterator[RunEvent]:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._items:
+                    item = self._items.popleft()
+                    if item is None:
+                        return
+                    yield item
+        finally:
+            forget()

@@ -1,0 +1,229 @@
+"""Asks the store about nodes, in batches off the loop, and turns what it finds into `Probed` events.
+
+One batch is one hop to a thread. A cached node costs one ``stat``; a node never seen one failed listing more.
+Only what the core asks about is looked at, so nothing below a valid node is touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anyio
+
+from furu_async._executors.base import Node
+from furu_async._executors.validity import Validation, validate_stored
+from furu_async._model.artifact import Furu
+from furu_async._model.dag import dependencies
+from furu_async._plan.events import NodeRules, Probed
+from furu_async._runtime.blocking import DOOR, BlockingTimeout
+from furu_async._runtime.config import FuruConfig
+from furu_async._store.artifacts import is_marked, look
+from furu_async._store.layout import ArtifactPaths
+from furu_async._store.liveness import known_dead
+from furu_async._store.records import Claim, Owner
+from furu_async.report import Failure
+
+BATCH = 512
+_PARALLEL = 3
+
+Verdict = Literal["valid", "absent", "failed", "busy", "unknown"]
+
+
+@dataclass(slots=True)
+class Found:
+    """What the store says of one artifact.
+
+    Attributes:
+        generation: the newest one; 0 where none exists or the marker alone was looked at.
+        detail: who holds it, or what went wrong.
+    """
+
+    verdict: Verdict
+    generation: int = 0
+    failure: Failure | None = None
+    detail: str = ""
+    claim: Claim | None = None
+    notes: tuple[str, ...] = ()
+
+
+def probe_many(
+    root: str, items: Sequence[tuple[str, str]], exact: bool = False, shallow: bool = False
+) -> list[Found]:
+    """Look at artifacts given as (name, hash); blocking, never raises for one of them.
+
+    Args:
+        exact: find the generation of published ones too (a marker alone does not tell).
+        shallow: a missing marker is enough to know that nothing is published.
+    """
+    found = []
+    for name, digest in items:
+        try:
+            found.append(_probe_one(ArtifactPaths(root, name, digest), exact))
+        except OSError as error:
+            found.append(Found("unknown", detail=f"{error.strerror or error}: {error.filename or name}"))
+        except Exception as error:
+            found.append(Found("unknown", detail=f"{type(error).__name__}: {error}"))
+    return found
+
+
+def _probe_one(paths: ArtifactPaths, exact: bool) -> Found:
+    if not exact and is_marked(paths):
+        return Found("valid")
+    seen = look(paths)
+    notes = tuple(seen.notes)
+    if seen.verdict == "published":
+        return Found("valid", seen.generation, notes=notes)
+    if seen.verdict == "claimed":
+        claim = seen.claim
+        if claim is not None and known_dead(claim.owner) is True:
+            return Found("absent", seen.generation, notes=notes)
+        return Found("busy", seen.generation, detail=describe_claim(claim), claim=claim, notes=notes)
+    end = seen.end
+    if (
+        end is not None
+        and end.status == "failure"
+        and end.failure is not None
+        and end.failure.kind not in _PASSING
+    ):
+        return Found("failed", seen.generation, failure=end.failure, notes=notes)
+    return Found("absent", seen.generation, notes=notes)
+
+
+_PASSING = ("lost", "preempted", "cancelled", "infrastructure", "inputs")
+"""Kinds of an attempt's end that say nothing against the artifact itself."""
+
+
+def describe_claim(claim: Claim | None) -> str:
+    """Who holds a claim, in words."""
+    if claim is None:
+        return "claimed by an owner whose record cannot be read"
+    owner: Owner = claim.owner
+    where = f"pid {owner.pid} on {owner.host}"
+    if owner.job_id:
+        where += f", Slurm job {owner.job_id}"
+    return f"{claim.backend} run {claim.run_id} ({where}) holds the claim, {claim.phase}"
+
+
+def rules_of(node: Node, specs: int) -> NodeRules:
+    """What the core has to know of a node's class."""
+    retry = node.info.retry
+    if retry is None:
+        return NodeRules(specs=specs)
+    return NodeRules(retries=retry.retries, backoff=retry.backoff, specs=specs)
+
+
+class Planner:
+    """Carries out `Probe` commands for one run.
+
+    Args:
+        register: makes nodes known to the run, gives their hashes (may raise FuruDefinitionError).
+        post: takes the `Probed` events.
+        note: takes what a person should read (a raising ``_validate``, a quarantined file).
+        reran: hashes whose result this run has already set aside once.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        config: FuruConfig,
+        nodes: dict[str, Node],
+        register: Callable[[Sequence[Furu[Any]]], tuple[str, ...]],
+        post: Callable[[Probed], None],
+        note: Callable[[str], None],
+        wants_rerun: Callable[[Node], bool],
+        validate: Callable[[Node], Any] | None = None,
+    ) -> None:
+        self.root = root
+        self.config = config
+        self.nodes = nodes
+        self.register = register
+        self.post = post
+        self.note = note
+        self.wants_rerun = wants_rerun
+        self.validate = validate
+        self.wanted: list[str] = []
+        self.done: set[str] = set()
+        self.reran: set[str] = set()
+        self._slots = asyncio.Semaphore(_PARALLEL)
+
+    def ask(self, node: str) -> None:
+        """Put a node on the list; `flush` sends the list off."""
+        self.wanted.append(node)
+
+    def flush(self, group: anyio.abc.TaskGroup) -> None:
+        """Start a batch for what was asked since the last time."""
+        wanted = self.wanted
+        if not wanted:
+            return
+        self.wanted = []
+        for start in range(0, len(wanted), BATCH):
+            group.start_soon(self._batch, wanted[start : start + BATCH], name="furu planner")
+
+    async def _batch(self, hashes: list[str]) -> None:
+        async with self._slots:
+            plain: list[Node] = []
+            exact: list[Node] = []
+            for digest in hashes:
+                node = self.nodes[digest]
+                careful = node.info.has_validate or (digest not in self.reran and self.wants_rerun(node))
+                (exact if careful else plain).append(node)
+            for nodes, exactly in ((plain, False), (exact, True)):
+                if nodes:
+                    await self._look(nodes, exactly)
+
+    async def _look(self, nodes: list[Node], exact: bool) -> None:
+        items = [(node.name, node.hash) for node in nodes]
+        deadline = self.config.infra_secs
+        try:
+            found = await DOOR.probe.run(probe_many, self.root, items, exact, deadline=min(60.0, deadline))
+        except BlockingTimeout as error:
+            found = [Found("unknown", detail=f"{error} ({self.root} does not answer)")] * len(nodes)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 0.004
+        for node, answer in zip(nodes, found, strict=True):
+            if exact and answer.verdict == "valid":
+                answer = await self._judge(node, answer)
+            self._answer(node, answer)
+            if loop.time() > until:
+                await asyncio.sleep(0)
+                until = loop.time() + 0.004
+
+    def _answer(self, node: Node, answer: Found) -> None:
+        for text in answer.notes:
+            self.note(text)
+        if answer.verdict == "valid":
+            node.generation = answer.generation
+            self.post(Probed(node.hash, "valid"))
+            return
+        children = self.register(dependencies(node.obj))
+        self.post(
+            Probed(
+                node.hash,
+                answer.verdict,
+                deps=children,
+                rules=rules_of(node, 1),
+                failure=answer.failure,
+                detail=answer.detail,
+            )
+        )
+
+    async def _judge(self, node: Node, answer: Found) -> Found:
+        """A published artifact that is to be computed again, or whose class checks its results itself."""
+        if node.hash not in self.reran and self.wants_rerun(node):
+            self.reran.add(node.hash)
+            node.supersede = answer.generation
+            return Found("absent", answer.generation)
+        if not node.info.has_validate:
+            return answer
+        verdict: Validation = await validate_stored(node.obj, self.config)
+        if verdict.verdict == "valid":
+            return answer
+        if verdict.verdict == "unknown":
+            return Found("unknown", answer.generation, detail=verdict.detail)
+        if verdict.raised:
+            self.note(verdict.detail)
+        node.supersede = answer.generation
+        return Found("absent", answer.generation, detail=verdict.detail)

@@ -1,0 +1,102 @@
+"""Running a coroutine from synchronous code: the only place, with the command line, that touches signal handlers.
+
+First SIGINT or SIGTERM: cancel, within the bound. Second: at once. The handlers that were there are put back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from types import FrameType
+from typing import Any, TypeVar
+
+from furu_async.errors import FuruError
+
+T = TypeVar("T")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Interrupts:
+    """Turns the first signal into a cancellation and the second into an immediate end."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self._before: dict[int, Any] = {}
+
+    def install(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # signals are the main thread's
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._on_signal)
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._before.clear()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.seen.append(number)
+        if len(self.seen) >= 2:
+            os.write(2, b"\ninterrupted twice: ending now\n")
+            self._kill_children()
+            os._exit(128 + number)
+        if self.loop is not None and self.task is not None:
+            self.loop.call_soon_threadsafe(self.task.cancel)
+
+    def _kill_children(self) -> None:
+        # Children and keeper notice our end by themselves (their pipe closes); nothing else to do but go.
+        return
+
+
+def run_sync(make: Callable[[], Awaitable[T]]) -> T:
+    """Run a coroutine to its end on a loop of its own.
+
+    Raises:
+        KeyboardInterrupt: SIGINT arrived; what ran was cancelled first.
+        SystemExit: SIGTERM arrived, with code 143.
+        FuruError: called inside a running event loop.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise FuruError(
+            "a synchronous call was made inside a running event loop", "use the async form with await"
+        )
+    interrupts = _Interrupts()
+
+    async def main() -> T:
+        interrupts.loop = asyncio.get_running_loop()
+        interrupts.task = asyncio.current_task()
+        if interrupts.seen:
+            raise asyncio.CancelledError
+        return await make()
+
+    interrupts.install()
+    try:
+        return _run_loop(main())
+    except asyncio.CancelledError:
+        if signal.SIGINT in interrupts.seen:
+            raise KeyboardInterrupt from None
+        if interrupts.seen:
+            raise SystemExit(128 + interrupts.seen[0]) from None
+        raise
+    finally:
+        interrupts.restore()
+
+
+def _run_loop(main: Coroutine[Any, Any, T]) -> T:
+    runner = asyncio.Runner()
+    try:
+        loop = runner.get_loop()
+        task = loop.create_task(main, name="furu main")
+        return loop.run_until_complete(task)
+    finally:
+        runner.close()

@@ -1,0 +1,204 @@
+"""The supervisor's side of its keeper: protocol steps on the store, in order, in batches, never on the loop.
+
+The keeper is a process of ours without any user code (`_store.keeper`). It makes claims, publishes and beats; what is
+asked within one turn of the loop goes out as one frame and comes back as one. If it dies it is started again
+and what it had not answered is asked again: every step recognises its own work by its token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from furu_async._runner.messages import FrameBuffer
+from furu_async._runtime.blocking import DOOR
+from furu_async._store import keeper
+from furu_async.errors import FuruExecutorError
+
+Op = tuple[Any, ...]
+Reply = Callable[[Any], None]
+
+_CHUNK = 1 << 18
+_MOST_RESTARTS = 5
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class KeeperClient:
+    """Talks to one keeper process; all methods belong to one event loop.
+
+    Args:
+        heartbeat: seconds between two beats.
+    """
+
+    def __init__(self, heartbeat: float) -> None:
+        self.heartbeat = heartbeat
+        self.pid = 0
+        self._loop = asyncio.get_running_loop()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._buffer = FrameBuffer()
+        self._out: list[Op] = []
+        self._unanswered: deque[tuple[Op, Reply]] = deque()
+        self._opened: list[Op] = []
+        self._unsent = bytearray()
+        self._flush_due = False
+        self._writing = False
+        self._closing = False
+        self._restarts = 0
+        self.broken: FuruExecutorError | None = None
+
+    async def start(self) -> None:
+        """Start the process.
+
+        Raises:
+            FuruExecutorError: it cannot be started.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        try:
+            self._process = await DOOR.process.run(keeper.spawn, theirs, self.heartbeat)
+        except OSError as error:
+            ours.close()
+            raise FuruExecutorError(f"the keeper process cannot be started: {error}") from error
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+        self._socket = ours
+        self._loop.add_reader(ours.fileno(), self._readable)
+        if self._out:
+            self._flush()
+
+    @property
+    def waiting(self) -> int:
+        """Operations asked and not yet answered."""
+        return len(self._unanswered)
+
+    def request(self, op: Op, reply: Reply) -> None:
+        """Ask for one operation; ``reply`` is called on the loop with its result."""
+        if self.broken is not None:
+            self._loop.call_soon(reply, {"r": "error", "text": str(self.broken), "errno": 0, "path": ""})
+            return
+        if op[0] in ("open", "child"):
+            self._opened.append(op)
+        self._unanswered.append((op, reply))
+        self._out.append(op)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    async def ask(self, op: Op) -> Any:
+        """Ask for one operation and await its result."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self.request(op, lambda result: None if answer.done() else answer.set_result(result))
+        return await answer
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._socket is None or not self._out:
+            return
+        ops, self._out = self._out, []
+        body = _encode(ops)
+        self._unsent += len(body).to_bytes(4, "big") + body
+        self._write()
+
+    def _write(self) -> None:
+        if self._socket is None:
+            return
+        while self._unsent:
+            try:
+                sent = self._socket.send(self._unsent)
+            except BlockingIOError:
+                if not self._writing:
+                    self._writing = True
+                    self._loop.add_writer(self._socket.fileno(), self._write)
+                return
+            except OSError:
+                return  # the reader sees the end and restarts the keeper
+            del self._unsent[:sent]
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _readable(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._ended()
+            return
+        self._buffer.feed(data)
+        for payload in self._buffer.payloads():
+            for result in _decode(payload):
+                _, reply = self._unanswered.popleft()
+                reply(result)
+
+    def _ended(self) -> None:
+        self._drop_socket()
+        if self._closing:
+            return
+        self._restarts += 1
+        if self._restarts > _MOST_RESTARTS:
+            self.fail(f"it died {self._restarts} times; look for the out-of-memory killer in the system log")
+            return
+        self._buffer = FrameBuffer()
+        self._unsent.clear()
+        pending = [op for op, _ in self._unanswered]
+        again = [op for op in self._opened if op not in pending]
+        for op in reversed(again):
+            self._unanswered.appendleft((op, lambda _: None))
+        self._out = [*again, *pending]
+        self._restart = self._loop.create_task(self.start(), name="furu keeper restart")
+
+    def fail(self, why: str) -> None:
+        """It cannot go on: every operation, asked and to come, ends in an error."""
+        self.broken = FuruExecutorError(f"the keeper process, which writes the store, is gone: {why}")
+        while self._unanswered:
+            _, reply = self._unanswered.popleft()
+            reply({"r": "error", "text": str(self.broken), "errno": 0, "path": ""})
+
+    def forget(self, op: Op) -> None:
+        """An ``open`` or ``child`` that a restarted keeper need not be told again."""
+        if op in self._opened:
+            self._opened.remove(op)
+
+    def _drop_socket(self) -> None:
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            if self._writing:
+                self._loop.remove_writer(self._socket.fileno())
+                self._writing = False
+            self._socket.close()
+            self._socket = None
+
+    async def aclose(self, seconds: float = 5.0) -> None:
+        """End the keeper: its beats stop and their files go. Kills it if it does not end in ``seconds``."""
+        self._closing = True
+        process = self._process
+        if process is None:
+            return
+        if self._socket is not None and process.poll() is None:
+            self.request(("close",), lambda _: None)
+            self._flush()
+        try:
+            await DOOR.process.run(process.wait, seconds, deadline=seconds + 1)
+        except (TimeoutError, subprocess.TimeoutExpired):
+            process.kill()
+            try:
+                await DOOR.process.run(process.wait, 1.0, deadline=2.0)
+            except (TimeoutError, subprocess.TimeoutExpired):
+                pass  # it hangs in the kernel; it holds nothing of ours and init will have it
+        self._drop_socket()
+        self._process = None
+
+

@@ -1,0 +1,138 @@
+"""Loading a published result: what `aload`, `exists` and the load-only accessors inside ``_create`` stand on.
+
+Blocking; called in threads of the door and in children. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from furu_async._model import context
+from furu_async._model.artifact import Binding, Furu, bind, class_info
+from furu_async._model.dag import dependencies
+from furu_async._store import results
+from furu_async._store.artifacts import look, read_success, verify_manifest
+from furu_async._store.layout import ArtifactPaths
+from furu_async._store.records import End
+from furu_async.errors import FuruComputeError, FuruMissingArtifact, FuruStoreError
+
+T = TypeVar("T")
+
+
+@contextmanager
+def acting_for(obj: Furu[Any]) -> Iterator[None]:
+    """Inside, accessors of other artifacts only load (they run on behalf of ``obj``'s own hook)."""
+    token = context.current.set(obj)
+    try:
+        yield
+    finally:
+        context.current.reset(token)
+
+
+def published(obj: Furu[Any], root: str) -> tuple[int, End, ArtifactPaths] | None:
+    """The published generation of an artifact, its record and its paths; None if there is none.
+
+    Raises:
+        OSError: the store cannot be read.
+    """
+    paths = ArtifactPaths(root, class_info(type(obj)).name, obj.furu_hash)
+    success = read_success(paths)
+    if success is None:
+        seen = look(paths)
+        if seen.verdict != "published" or seen.end is None:
+            return None
+        success = (seen.generation, seen.end)
+    return success[0], success[1], paths
+
+
+def bound_to_published(obj: Furu[T], root: str) -> tuple[Furu[T], End, ArtifactPaths] | None:
+    """A copy of ``obj`` whose ``furu_dir`` is the published folder, with its record; None if nothing is published."""
+    found = published(obj, root)
+    if found is None:
+        return None
+    generation, end, paths = found
+    return bind(obj, Binding(paths.attempt(generation), None, generation)), end, paths
+
+
+def load_result(obj: Furu[T], root: str) -> T:
+    """Load the published result.
+
+    Raises:
+        FuruMissingArtifact: nothing is published, or files of the manifest are gone.
+        FuruComputeError: ``_load`` raised, or the stored value cannot be read.
+    """
+    found = bound_to_published(obj, root)
+    if found is None:
+        raise missing(obj, root)
+    copy, end, paths = found
+    problems = verify_manifest(paths, end.generation, end)
+    if problems:
+        raise missing(obj, root, "its result is damaged: " + "; ".join(problems[:3]))
+    if class_info(type(obj)).has_load:
+        with acting_for(copy):
+            return copy._load()
+    try:
+        value: T = results.load(paths.attempt(end.generation), end.result)
+    except FileNotFoundError as error:
+        raise missing(obj, root, f"its result is damaged: {error}") from error
+    except FuruComputeError as error:
+        raise FuruComputeError(f"the stored result of {obj!r} cannot be loaded: {error.message}", error.hint) from error
+    return value
+
+
+def missing(obj: Furu[Any], root: str, why: str = "nothing is published") -> FuruMissingArtifact:
+    """The error for an artifact that was to be loaded and is not there; names who wanted it."""
+    wanted_by = context.current.get()
+    where = ArtifactPaths(root, class_info(type(obj)).name, obj.furu_hash).base
+    if wanted_by is None:
+        return FuruMissingArtifact(
+            f"{obj!r} [{obj.furu_hash[:12]}] has no result: {why} in {where}",
+            "compute it with `await obj.aget()` or `await run_dag([obj])`",
+            obj.furu_hash,
+        )
+    declared = any(child.furu_hash == obj.furu_hash for child in dependencies(wanted_by))
+    if declared:
+        hint = "it is a declared dependency; it was removed or set aside after the planner had seen it"
+    else:
+        hint = (
+            "inside _create, _load and _validate artifacts are only loaded, never computed: make it a field, "
+            "or return it from a method marked @dependency"
+        )
+    return FuruMissingArtifact(
+        f"{wanted_by!r} asked for {obj!r} [{obj.furu_hash[:12]}], which has no result: {why} in {where}",
+        hint,
+        obj.furu_hash,
+        wanted_by.furu_hash,
+        declared,
+    )
+
+
+def published_directory(obj: Furu[Any], root: str) -> str:
+    """Folder of the published attempt.
+
+    Raises:
+        FuruMissingArtifact: nothing is published.
+    """
+    found = published(obj, root)
+    if found is None:
+        raise missing(obj, root)
+    return found[2].attempt(found[0])
+
+
+def check_readable(root: str) -> None:
+    """Raise FuruStoreError if the root exists and cannot be listed, or is not a folder."""
+    try:
+        with os.scandir(root):
+            return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise FuruStoreError(
+            f"the store {root} cannot be read: {error.strerror}",
+            "check FURU_PATH and its permissions",
+            root,
+            str(error),
+        ) from error
