@@ -1,0 +1,282 @@
+"""One artifact on disk: look at it, claim it, publish it, end it, invalidate it.
+
+What may live here: the protocol, in synchronous functions that the keeper, worker threads and tests call. Only two
+things decide, both made by `link` and never changed afterwards: ``claims/<n>`` says who may try generation n,
+``ends/<n>`` says how it ended. n+1 is claimed only once ``ends/<n>`` exists, so whoever wants to take over from an
+owner first links a `lost` there, and from then on that owner's own end meets EEXIST: it is fenced, at whatever time
+it wakes up. All else (marker, summary) can be rebuilt from these.
+
+What it does not promise: that two ``_create`` never overlap. An owner that was silent and yet alive may still be
+computing when its successor starts; only one of them can publish a generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from furu_async._store import atomic, fs, marker
+from furu_async._store.card import Card
+from furu_async._store.layout import ArtifactPaths
+from furu_async._store.look import Look as Look
+from furu_async._store.look import drop_marker
+from furu_async._store.look import look as look
+from furu_async._store.manifest import missing_files
+from furu_async._store.marker import is_marked as is_marked
+from furu_async._store.records import Damaged, End, Invalidation, encode
+from furu_async._store.sweep import carry_checkpoint, fresh_folder
+from furu_async.report import Failure
+
+
+class ClaimReply:
+    """Answer to `claim`. ``r``: ``claimed`` (ours), ``published`` or ``taken``, the last two with a fresh ``look``."""
+
+    __slots__ = ("generation", "look", "r")
+
+    def __init__(
+        self, r: Literal["claimed", "published", "taken"], generation: int, look: Look | None = None
+    ) -> None:
+        self.r: Literal["claimed", "published", "taken"] = r
+        self.generation = generation
+        self.look = look
+
+
+class PublishReply:
+    """Answer to `publish` and `finish`.
+
+    ``published``: the end on disk is the one that was to be written. ``fenced``: another end is there, in ``end``
+    (None if it cannot be read). ``broken``: files of the manifest are not there as it says, in ``problems``.
+    """
+
+    __slots__ = ("end", "problems", "r")
+
+    def __init__(
+        self,
+        r: Literal["published", "fenced", "broken"],
+        end: End | None = None,
+        problems: list[str] | None = None,
+    ) -> None:
+        self.r: Literal["published", "fenced", "broken"] = r
+        self.end = end
+        self.problems = problems or []
+
+
+def claim(paths: ArtifactPaths, generation: int, card: Card) -> ClaimReply:
+    """Claim a generation for the owner of ``card`` and make its fresh ``attempts/<generation>``.
+
+    May be called again after an error: a claim of one's own is recognised by its token.
+
+    Raises:
+        OSError: a step failed; if the claim was linked before, the next call finishes it.
+    """
+    target = paths.claim(generation)
+    fresh = False
+    if generation > 1:
+        if not atomic.exists(paths.end(generation - 1)):
+            return _not_claimed(paths, generation)
+    else:
+        fresh = _make_artifact_folders(paths)
+    try:
+        linked = card.link(target)
+    except FileNotFoundError:
+        atomic.make_folders(paths.claims)
+        linked = card.link(target)
+    if not linked and not card.owns(target):
+        return _not_claimed(paths, generation)
+    if fresh:
+        for folder in (paths.ends, paths.attempts, paths.attempt(generation)):
+            try:
+                fs.mkdir(folder)
+            except FileExistsError:
+                # A lost reply, or a contender that came second made it.
+                pass
+        return ClaimReply("claimed", generation)
+    if atomic.exists(paths.end(generation)):
+        return _not_claimed(paths, generation)
+    fresh_folder(paths, generation)
+    if generation > 1:
+        carry_checkpoint(paths, generation)
+    return ClaimReply("claimed", generation)
+
+
+def _not_claimed(paths: ArtifactPaths, generation: int) -> ClaimReply:
+    seen = look(paths)
+    return ClaimReply("published" if seen.verdict == "published" else "taken", generation, seen)
+
+
+def _make_artifact_folders(paths: ArtifactPaths) -> bool:
+    """Make what a first claim needs; True if all of it is new, so that nothing more need be looked at."""
+    fresh = True
+    for folder in (paths.base, paths.furu, paths.claims):
+        try:
+            fs.mkdir(folder)
+        except FileExistsError:
+            fresh = False
+        except FileNotFoundError:
+            atomic.make_folders(folder)
+            fresh = False
+    return fresh
+
+
+def publish(paths: ArtifactPaths, generation: int, end: End, power: bool = False) -> PublishReply:
+    """Make ``attempts/<generation>`` the result, in one step; with ``power``, durably.
+
+    Raises:
+        OSError: it is not known whether that happened; calling again finds out.
+    """
+    return publish_encoded(paths, generation, end, encode(end), power)
+
+
+def publish_encoded(
+    paths: ArtifactPaths, generation: int, end: End, data: bytes, power: bool = False
+) -> PublishReply:
+    """`publish` with the end's bytes at hand."""
+    problems = missing_files(paths.attempt(generation), end.manifest)
+    if len(data) > atomic.MAX_RECORD:
+        problems.append(
+            f"the list of the result's {len(end.manifest)} files is larger than {atomic.MAX_RECORD} bytes; "
+            "put them into an archive"
+        )
+    if problems:
+        return PublishReply("broken", problems=problems)
+    return _put_end(paths, generation, end, data, power)
+
+
+def finish(paths: ArtifactPaths, generation: int, end: End, power: bool = False) -> PublishReply:
+    """Record that a generation ended without a result (failure, lost, cancelled)."""
+    return _put_end(paths, generation, end, encode(end), power)
+
+
+def _put_end(paths: ArtifactPaths, n: int, end: End, data: bytes, power: bool) -> PublishReply:
+    target = paths.end(n)
+    success = end.status == "success"
+    temp = atomic.write_temp(paths.ends, f"tmp-{n}", data, power)
+    try:
+        if power:
+            _sync_above(paths, n if success else 0)
+        if not atomic.link_new(temp, target):
+            there = _read_end_quietly(paths, n)
+            if there is None or there.token != end.token or there.status != end.status:
+                return PublishReply("fenced", there)
+        if power:
+            atomic.sync_folder(paths.ends)
+        if success:
+            # The result is published; from here on nothing that fails may say otherwise. A missing marker is
+            # put back by the next look.
+            try:
+                marker.put(paths, n, target)
+                if power:
+                    atomic.sync_folder(paths.base)
+            except OSError:
+                pass
+    finally:
+        atomic.try_unlink(temp)
+    return PublishReply("published", end)
+
+
+def _read_end_quietly(paths: ArtifactPaths, n: int) -> End | None:
+    try:
+        return marker.read_end(paths, paths.end(n), n)
+    except Damaged:
+        return None
+
+
+def _sync_above(paths: ArtifactPaths, n: int) -> None:
+    """Make durable the names that lead to an end, before it is linked: once it is seen, all it needs is there."""
+    folders = [paths.claims]
+    if n:
+        folders += [paths.attempt(n), paths.attempts]
+    folders += [paths.furu, paths.base]
+    above = paths.base
+    while above != paths.root:
+        above = above[: above.rindex("/")]
+        folders.append(above)
+    for folder in folders:
+        try:
+            atomic.sync_folder(folder)
+        except FileNotFoundError:
+            if folder == paths.base:
+                raise
+
+
+def takeover(
+    paths: ArtifactPaths,
+    generation: int,
+    card: Card,
+    reason: str,
+    run_id: str = "",
+    end_owner: Callable[[], object] | None = None,
+) -> ClaimReply:
+    """End a generation as lost, which fences its owner, and claim the next one.
+
+    The caller has judged the owner dead or silent; ``end_owner`` ends what it left on this host, between the two.
+    """
+    failure = Failure(kind="lost", message=reason)
+    reply = finish(
+        paths,
+        generation,
+        End(
+            generation=generation,
+            token=card.token,
+            status="failure",
+            run_id=run_id,
+            hash=paths.hash,
+            failure=failure,
+        ),
+    )
+    if reply.r != "published" and (reply.end is None or reply.end.status == "success"):
+        seen = look(paths)
+        if seen.verdict != "free" or seen.generation != generation:
+            return ClaimReply("published" if seen.verdict == "published" else "taken", generation, seen)
+    elif end_owner is not None:
+        end_owner()
+    return claim(paths, generation + 1, card)
+
+
+def invalidate(
+    paths: ArtifactPaths, generation: int, why: str, run_id: str = "", at: float | None = None
+) -> bool:
+    """Say that a published generation is not to be used any more; True if it was this call that did.
+
+    False: it was invalid already, or has no success to be invalidated.
+    """
+    end = _end_or_marker(paths, generation)
+    if end is None or end.status != "success":
+        return False
+    record = Invalidation(generation=generation, why=why, run_id=run_id, at=at)
+    mine = atomic.write_new_linked(paths.invalid(generation), encode(record))
+    marker.remove(paths, generation)
+    return mine
+
+
+def _end_or_marker(paths: ArtifactPaths, n: int) -> End | None:
+    try:
+        return marker.read_end(paths, paths.end(n), n)
+    except (Damaged, FileNotFoundError):
+        pass
+    try:
+        end = marker.read_marker(paths)
+    except Damaged:
+        return None
+    return end if end is not None and end.generation == n else None
+
+
+def read_success(paths: ArtifactPaths) -> tuple[int, End] | None:
+    """The published generation and its end, checked against ``invalid/``; None if there is no result.
+
+    Raises:
+        OSError: the file system does not answer.
+    """
+    try:
+        end = marker.read_marker(paths)
+        damage = None
+    except Damaged as error:
+        end, damage = None, error
+    if end is not None and not atomic.exists(paths.invalid(end.generation)):
+        return end.generation, end
+    seen = look(paths)
+    if seen.verdict == "published" and seen.end is not None:
+        return seen.generation, seen.end
+    if damage is not None and seen.verdict == "free":
+        drop_marker(paths, 0, seen.notes)
+    return None

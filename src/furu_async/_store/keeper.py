@@ -1,0 +1,371 @@
+"""The keeper: a small process beside each supervisor that beats and carries out protocol steps on the store.
+
+It runs no user code, so nothing a user does can starve its beat, and file work neither fights for the supervisor's
+interpreter lock nor hangs with it on a dead mount. What its death costs: the supervisor starts another, opens its
+runs again and repeats what was not answered; every step recognises its own work by its token. When the *supervisor*
+dies (end of file on the socket, or its process is gone), the keeper kills the process groups that were registered,
+then ends the claims that are still open as `lost`, so that whoever comes next need not wait.
+
+A frame is a length (4 bytes, big-endian) and a msgpack list of operations, the answer the list of their results in
+that order. An operation that fails harms no other. Operations, each a list that begins with its name:
+
+    open, root, run_id, wid, claim_json     -> ok             writes the beat, then the card, then beats
+    claim, root, run_id, name, hash         -> claimed n | published n | taken n claim
+    takeover, root, run_id, name, hash, n, reason             ends n as lost, ends what it left here, claims n+1
+    publish, root, name, hash, n, end_json, power             -> published | fenced end | broken problems
+    finish, root, name, hash, n, end_json   -> published | fenced end
+    invalidate, root, name, hash, n, why, run_id              -> ok done
+    child, label, pid, start_time, token    -> ok             registers a process group
+    child_gone, pid                         -> ok
+    close_run, root, run_id                 -> ok             ends its open claims as cancelled, stops its beat
+    close                                   -> ok             the same for all, and the process ends
+
+Any of them may answer ``{"r": "error", "errno", "path", "text"}``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from furu_async._store import atomic, fs
+from furu_async._store.artifacts import (
+    ClaimReply,
+    Look,
+    PublishReply,
+    claim,
+    finish,
+    invalidate,
+    look,
+    takeover,
+)
+from furu_async._store.artifacts import publish_encoded as publish
+from furu_async._store.beat import Beat
+from furu_async._store.card import Card
+from furu_async._store.layout import ArtifactPaths, WorkerPaths
+from furu_async._store.liveness import children_of, end_children, end_left_behind
+from furu_async._store.records import ChildRecord, Claim, End, decode, encode
+from furu_async._store.sweep import Sweeper
+from furu_async.errors import FuruError
+from furu_async.report import Failure
+
+if TYPE_CHECKING:
+    import socket
+    import subprocess
+
+MAX_FRAME = 256 * 1024 * 1024
+_TRIES = 8
+_END_SECONDS = 5.0
+
+Reply = dict[str, Any]
+_OK: Reply = {"r": "ok"}
+
+
+class _Run:
+    """A run that was opened: its card, its beat, and the claims it holds."""
+
+    __slots__ = ("beat", "card", "held", "run_id", "worker")
+
+    def __init__(self, run_id: str, worker: WorkerPaths, card: Card, beat: Beat) -> None:
+        self.run_id = run_id
+        self.worker = worker
+        self.card = card
+        self.beat = beat
+        self.held: dict[tuple[str, int], ArtifactPaths] = {}
+
+
+class Keeper:
+    """Carries out operations; holds what has to be ended when the supervisor is gone.
+
+    Args:
+        heartbeat: seconds between two beats.
+    """
+
+    def __init__(self, heartbeat: float) -> None:
+        self.heartbeat = heartbeat
+        self.closing = False
+        self._runs: dict[tuple[str, str], _Run] = {}
+        self._holders: dict[tuple[str, int], _Run] = {}
+        self._children: dict[int, ChildRecord] = {}
+        self._sweeper = Sweeper()
+        self._operations: dict[str, Callable[..., Reply]] = {
+            "claim": self._claim,
+            "publish": self._publish,
+            "finish": self._finish,
+            "takeover": self._takeover,
+            "invalidate": self._invalidate,
+            "open": self._open,
+            "child": self._child,
+            "child_gone": self._child_gone,
+            "close_run": self._close_run,
+            "close": self._close,
+        }
+
+    def handle(self, operation: list[Any]) -> Reply:
+        """Carry out one operation; whatever goes wrong is its answer."""
+        try:
+            return self._operations[operation[0]](*operation[1:])
+        except OSError as error:
+            path = error.filename if isinstance(error.filename, str) else ""
+            return {
+                "r": "error",
+                "errno": error.errno or 0,
+                "path": path,
+                "text": error.strerror or str(error),
+            }
+        except FuruError as error:
+            return {"r": "error", "errno": 0, "path": getattr(error, "path", ""), "text": str(error)}
+        except Exception as error:
+            # A bug, here or in the caller; the other operations of the batch have nothing to do with it.
+            import traceback
+
+            text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"
+            return {"r": "error", "errno": 0, "path": "", "text": text[:4000]}
+
+    # -- runs ------------------------------------------------------------------------------------------------
+
+    def _open(self, root: str, run_id: str, wid: str, claim_json: bytes) -> Reply:
+        record = decode(Claim, claim_json, "claim")
+        worker = WorkerPaths(root, run_id, wid)
+        known = self._runs.get((root, run_id))
+        if known is not None:
+            if known.card.token != record.token:
+                return _error(f"run {run_id} is open already, with another token")
+            return _OK
+        atomic.make_folders(worker.base)
+        beat = Beat(worker.beat, self.heartbeat)
+        beat.first()
+        card = Card(worker, record)
+        card.write()
+        for child in children_of(worker):
+            # Of an earlier keeper of the same supervisor, which died.
+            self._children.setdefault(child.pid, child)
+        self._runs[root, run_id] = _Run(run_id, worker, card, beat)
+        for child in self._children.values():
+            _record_child(worker, child)
+        beat.start()
+        return _OK
+
+    def _run(self, root: str, run_id: str) -> _Run:
+        try:
+            return self._runs[root, run_id]
+        except KeyError:
+            raise FuruError(f"run {run_id} is not open at {root}") from None
+
+    def _close_run(self, root: str, run_id: str) -> Reply:
+        run = self._runs.pop((root, run_id), None)
+        if run is not None:
+            self._end_run(run, Failure(kind="cancelled", message="the run ended before it"))
+        return _OK
+
+    def _close(self) -> Reply:
+        self.closing = True
+        for root, run_id in list(self._runs):
+            self._close_run(root, run_id)
+        return _OK
+
+    def _end_run(self, run: _Run, failure: Failure | None) -> None:
+        """End what is still held (unless there is no failure to say), then remove beat and card; best effort."""
+        for (_, n), paths in list(run.held.items()) if failure is not None else ():
+            end = End(
+                generation=n,
+                token=run.card.token,
+                status="failure",
+                run_id=run.run_id,
+                hash=paths.hash,
+                failure=failure,
+            )
+            try:
+                finish(paths, n, end)
+            except OSError:
+                # Whoever wants it finds an owner without beat.
+                continue
+        for key in run.held:
+            self._holders.pop(key, None)
+        run.beat.stop()
+        worker = run.worker
+        for pid in self._children:
+            atomic.try_unlink(f"{worker.children}/{pid}")
+        for path in (worker.beat, *run.card.files()):
+            atomic.try_unlink(path)
+        for folder in (worker.children, worker.base, os.path.dirname(worker.base)):
+            try:
+                fs.rmdir(folder)
+            except OSError:
+                pass
+
+    # -- children --------------------------------------------------------------------------------------------
+
+    def _child(self, label: str, pid: int, start_time: int, token: str) -> Reply:
+        child = ChildRecord(pid=pid, start_time=start_time, token=token)
+        self._children[pid] = child
+        for run in self._runs.values():
+            _record_child(run.worker, child)
+        return _OK
+
+    def _child_gone(self, pid: int) -> Reply:
+        if self._children.pop(pid, None) is not None:
+            for run in self._runs.values():
+                atomic.try_unlink(f"{run.worker.children}/{pid}")
+        return _OK
+
+    # -- artifacts -------------------------------------------------------------------------------------------
+
+    def _claim(self, root: str, run_id: str, name: str, hash: str) -> Reply:
+        run = self._run(root, run_id)
+        paths = ArtifactPaths(root, name, hash)
+        for _ in range(_TRIES):
+            seen = look(paths)
+            if seen.verdict == "free":
+                reply = claim(paths, seen.next_generation, run.card)
+            elif seen.verdict == "claimed" and self._unfinished(run, paths, seen):
+                reply = claim(paths, seen.generation, run.card)
+            else:
+                return _seen_reply(paths, seen)
+            if reply.r == "claimed":
+                return self._hold(run, paths, reply.generation, seen.notes)
+            if reply.look is not None and reply.look.verdict != "free":
+                return _seen_reply(paths, reply.look)
+        return _error(f"{paths.base} changes hands all the time", errno.EAGAIN)
+
+    def _unfinished(self, run: _Run, paths: ArtifactPaths, seen: Look) -> bool:
+        """Our own claim whose answer never reached the supervisor: an error came after the link."""
+        mine = seen.claim is not None and seen.claim.token == run.card.token
+        return mine and (paths.base, seen.generation) not in self._holders
+
+    def _hold(self, run: _Run, paths: ArtifactPaths, n: int, notes: list[str]) -> Reply:
+        key = (paths.base, n)
+        run.held[key] = paths
+        self._holders[key] = run
+        if n > 1:
+            self._sweeper.add(paths, n)
+        return {"r": "claimed", "n": n, "notes": notes} if notes else {"r": "claimed", "n": n}
+
+    def _takeover(self, root: str, run_id: str, name: str, hash: str, n: int, reason: str) -> Reply:
+        run = self._run(root, run_id)
+        paths = ArtifactPaths(root, name, hash)
+        seen = look(paths)
+        if seen.verdict == "claimed" and seen.generation == n and seen.claim is not None:
+            owner = seen.claim
+        else:
+            owner = None
+        reply: ClaimReply = takeover(paths, n, run.card, reason, run_id, lambda: _end_owner(root, owner))
+        if reply.r == "claimed":
+            return self._hold(run, paths, reply.generation, seen.notes)
+        return _seen_reply(paths, reply.look or look(paths))
+
+    def _publish(self, root: str, name: str, hash: str, n: int, end_json: bytes, power: bool) -> Reply:
+        paths = ArtifactPaths(root, name, hash)
+        end = _own_end(end_json, n, "success")
+        return self._ended(paths, n, publish(paths, n, end, end_json, power))
+
+    def _finish(self, root: str, name: str, hash: str, n: int, end_json: bytes) -> Reply:
+        paths = ArtifactPaths(root, name, hash)
+        return self._ended(paths, n, finish(paths, n, _own_end(end_json, n, "failure")))
+
+    def _ended(self, paths: ArtifactPaths, n: int, reply: PublishReply) -> Reply:
+        if reply.r == "broken":
+            return {"r": "broken", "problems": reply.problems}
+        key = (paths.base, n)
+        run = self._holders.pop(key, None)
+        if run is not None:
+            run.held.pop(key, None)
+        if reply.r == "published":
+            return {"r": "published", "n": n}
+        return {"r": "fenced", "n": n, "end": encode(reply.end) if reply.end is not None else b""}
+
+    def _invalidate(self, root: str, name: str, hash: str, n: int, why: str, run_id: str) -> Reply:
+        return {"r": "ok", "done": invalidate(ArtifactPaths(root, name, hash), n, why, run_id)}
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def supervisor_died(self) -> None:
+        """Kill what it left, then end its open claims as lost.
+
+        While some of it cannot be killed (it hangs in the kernel), the claims stay open: it may still be at work.
+        """
+        gone = end_children(list(self._children.values()))
+        failure = Failure(kind="lost", message="its supervisor died") if gone else None
+        for key in list(self._runs):
+            self._end_run(self._runs.pop(key), failure)
+
+
+def _error(text: str, number: int = 0) -> Reply:
+    return {"r": "error", "errno": number, "path": "", "text": text}
+
+
+def _seen_reply(paths: ArtifactPaths, seen: Look) -> Reply:
+    """The answer to who cannot have the claim."""
+    if seen.verdict == "published":
+        return {"r": "published", "n": seen.generation}
+    if seen.verdict == "damaged":
+        text = "cannot be used before a person has looked at it: " + "; ".join(seen.notes)
+        return {"r": "error", "errno": errno.EUCLEAN, "path": paths.base, "text": text}
+    reply: Reply = {"r": "taken", "n": seen.generation, "claim": encode(seen.claim) if seen.claim else b""}
+    if seen.notes:
+        reply["notes"] = seen.notes
+    return reply
+
+
+def _own_end(end_json: bytes, n: int, status: str) -> End:
+    end = decode(End, end_json, "end")
+    if end.generation != n or end.status != status:
+        raise FuruError(f"an end of generation {end.generation} ({end.status}) was given for {n} ({status})")
+    return end
+
+
+def _end_owner(root: str, owner: Claim | None) -> None:
+    if owner is not None:
+        end_left_behind(root, owner, _END_SECONDS)
+
+
+def _record_child(worker: WorkerPaths, child: ChildRecord) -> None:
+    """Write it down for whoever takes over when both supervisor and keeper are dead; best effort."""
+    try:
+        atomic.make_folders(worker.children)
+        atomic.replace(f"{worker.children}/{child.pid}", encode(child))
+    except OSError:
+        pass
+
+
+def spawn(end: socket.socket, heartbeat: float) -> subprocess.Popen[bytes]:
+    """Start a keeper for this process, which speaks on ``end`` (close it here afterwards). Blocking: some milliseconds.
+
+    Raises:
+        OSError: no process could be started.
+    """
+    import subprocess
+
+    from furu_async._store.liveness import TOKEN_VARIABLE
+
+    # No site packages and no user's start-up code: the two folders that it needs are named.
+    boot = "import sys; sys.path[:0] = sys.argv[4:]; from furu_async._store.keeper_main import main; main()"
+    here = os.path.abspath(__file__)
+    for _ in range(3):
+        here = os.path.dirname(here)
+    folders = dict.fromkeys([here, os.path.dirname(os.path.dirname(os.path.abspath(msgspec.__file__)))])
+    environment = {key: value for key, value in os.environ.items() if key != TOKEN_VARIABLE}
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            boot,
+            str(end.fileno()),
+            str(os.getpid()),
+            repr(heartbeat),
+            *folders,
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(end.fileno(),),
+        start_new_session=True,
+        env=environment,
+    )
