@@ -216,12 +216,13 @@ def _artifacts(value: Any, spec: str) -> list[Furu[Any]]:
         return [value]
     if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
         raise TargetError(
-            f"{spec} is a {type(value).__name__}, not an artifact", "a Furu, or a list of them, can be run"
+            f"{spec} is no artifact but a value of type {type(value).__name__}",
+            "a Furu, or a list of them, can be run",
         )
     targets = list(value)
     for index, each in enumerate(targets):
         if not isinstance(each, Furu):
-            raise TargetError(f"{spec}[{index}] is a {type(each).__name__}, not an artifact")
+            raise TargetError(f"{spec}[{index}] is no artifact but a value of type {type(each).__name__}")
     if not targets:
         raise TargetError(f"{spec} is empty: there is nothing to run")
     return targets

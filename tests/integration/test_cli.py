@@ -1,0 +1,237 @@
+"""The command line as a user has it: the installed script in processes of its own, pipes and a terminal."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+SCRIPT = Path(sys.executable).parent / "furu-async"
+
+SOURCE = """
+import time
+from pathlib import Path
+from furu_async import Furu
+
+class Word(Furu[str]):
+    n: int
+    def _create(self) -> str:
+        return f"word {self.n}"
+
+class Bad(Furu[str]):
+    def _create(self) -> str:
+        print("reading the input")
+        print("a line with \\x1b[2J and \\r in it")
+        raise ValueError("no such \\x1b[31mcolumn")
+
+class Above(Furu[str]):
+    bad: Bad
+    def _create(self) -> str:
+        return self.bad.get() + "!"
+
+class Slow(Furu[int]):
+    secs: float = 60.0
+    def _create(self) -> int:
+        Path("slow-began").touch()
+        time.sleep(self.secs)
+        return 1
+
+good = [Word(n=1), Word(n=2)]
+mixed = [Word(n=1), Above(bad=Bad())]
+slow = Slow()
+nap = [Slow(secs=2.0), Word(n=1)]
+
+async def many():
+    return [Word(n=n) for n in range(500)]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "steps.py").write_text(SOURCE)
+    return tmp_path
+
+
+def environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FURU_", "COV"))}
+    return {**kept, "TERM": "xterm-256color", "COLUMNS": "120"}
+
+
+def call(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [SCRIPT, *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [SCRIPT, *arguments], cwd=folder, env=environment(), stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def wait_for(path: Path, seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path.name} did not appear"
+        time.sleep(0.02)
+
+
+def test_a_run_from_the_first_to_the_cached_one(folder: Path) -> None:
+    first = call(folder, "run", "steps:good", "--workers", "2")
+    assert (first.returncode, first.stdout) == (0, "")
+    lines = first.stderr.splitlines()
+    assert lines[0].startswith("run ")
+    assert lines[0].endswith(f"results in {folder / 'furu-data'}")
+    assert "2 created" in lines[-1]
+    again = call(folder, "run", "steps.py:good", "--root", "furu-data", "--no-progress")
+    assert again.returncode == 0
+    assert "2 cached" in again.stderr
+    assert len(again.stderr.splitlines()) == 1
+
+
+def test_failed_nodes_are_explained_and_the_code_is_1(folder: Path) -> None:
+    done = call(folder, "run", "steps:mixed", "--retries", "0")
+    assert done.returncode == 1
+    assert "not done: 3 nodes" in done.stderr.splitlines()[-1]
+    assert "1 created, 1 failed, 1 skipped" in done.stderr.splitlines()[-1]
+    assert "compute: ValueError: no such \\x1b[31mcolumn" in done.stderr
+    assert "| reading the input" in done.stderr
+    assert "1 node that need it were skipped" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert "\r" not in done.stderr
+    (log,) = {line.split(None, 1)[1] for line in done.stderr.splitlines() if line.strip().startswith("log:")}
+    assert Path(log).exists()
+    refused = call(folder, "run", "steps:mixed", "--no-retry-failed")
+    assert refused.returncode != 0
+    assert "Bad" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_misuse_has_code_2_and_no_traceback(folder: Path) -> None:
+    for arguments in (
+        ["run", "steps:god"],
+        ["run", "stps:good"],
+        ["run", "steps:good", "--rerun", "no-name"],
+    ):
+        done = call(folder, *arguments)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+    assert "did you mean good?" in call(folder, "run", "steps:god").stderr
+
+
+def test_a_bad_setting_has_code_2(folder: Path) -> None:
+    done = subprocess.run(
+        [SCRIPT, "run", "steps:good"],
+        cwd=folder,
+        env={**environment(), "FURU_LEASE_SECS": "soon"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "FURU_LEASE_SECS='soon'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dry_run_writes_nothing_and_tells_why(folder: Path) -> None:
+    before = call(folder, "run", "steps:mixed", "--dry-run")
+    assert before.returncode == 0
+    assert "3 nodes: 3 to create" in before.stdout
+    assert not (folder / "furu-data").exists()
+    call(folder, "run", "steps:mixed", "--retries", "0")
+    after = call(folder, "run", "steps:mixed", "--dry-run", "--no-retry-failed").stdout
+    words = {
+        line.split()[2]: line.split()[0]
+        for line in after.splitlines()
+        if line.startswith(("cached", "failed", "create"))
+    }
+    assert (
+        words == {"Word(n=1)": "cached", "Bad()": "failed", "Above(bad=Bad(...))": "create"}
+        or words["Bad()"] == "failed"
+    )
+    assert "ValueError: no such" in after
+
+
+def test_show_tells_what_is_there(folder: Path) -> None:
+    call(folder, "run", "steps:mixed", "--retries", "0")
+    shown = call(folder, "show", "steps:mixed")
+    assert shown.returncode == 0, shown.stderr
+    assert "there     since " in shown.stdout
+    assert call(folder, "show", "steps:slow").stdout.splitlines()[1] == "  absent    never computed"
+
+
+def test_five_hundred_nodes_do_not_flood_a_pipe(folder: Path) -> None:
+    done = call(folder, "run", "steps:many")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) < 60
+    assert "500 created" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.fault("F96", "F101")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_ends_soon_and_leaves_no_process(folder: Path, number: int, code: int) -> None:
+    process = start(folder, "run", "steps:slow")
+    wait_for(folder / "slow-began")
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family
+    began = time.monotonic()
+    process.send_signal(number)
+    _out, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert time.monotonic() - began < 15
+    assert "Traceback" not in err
+    assert "cancelled" in err
+    _gone, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+    began = time.monotonic()
+    assert call(folder, "show", "steps:slow").returncode == 0
+
+
+def test_a_timeout_ends_the_run_with_code_1(folder: Path) -> None:
+    done = call(folder, "run", "steps:slow", "--timeout", "1.5")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "1.5" in done.stderr
+
+
+def test_on_a_terminal_the_progress_is_live(folder: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [SCRIPT, "run", "steps:nap"], cwd=folder, env=environment(), stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    shown = bytearray()
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        ready, _, _ = select.select([master], [], [], 0.2)
+        if ready:
+            try:
+                part = os.read(master, 65536)
+            except OSError:  # the other side is closed: the program has ended
+                break
+            if not part:
+                break
+            shown += part
+    os.close(master)
+    assert process.wait(timeout=10) == 0
+    text = shown.decode()
+    assert text.startswith("run ")
+    assert "Slow(secs=2.0)" in text
+    assert " running" in text
+    assert "\x1b[" in text  # it was drawn over
+    assert "done: 2 nodes" in text
+    assert text.count("results in") == 1
