@@ -16,8 +16,9 @@ from furu_async._model.dag import dependencies
 from furu_async._runner.loading import acting_for, bound_to_published, check_readable, missing, published
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig, active_config, use_config
-from furu_async._store.artifacts import look, verify_manifest
+from furu_async._store.artifacts import look
 from furu_async._store.layout import ArtifactPaths
+from furu_async._store.manifest import verify_manifest
 from furu_async.report import Failure
 
 

@@ -20,9 +20,10 @@ from furu_async._model.dag import dependencies
 from furu_async._plan.events import NodeRules, Probed
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._runtime.config import FuruConfig
-from furu_async._store.artifacts import is_marked, look
+from furu_async._store.artifacts import look
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
+from furu_async._store.marker import is_marked
 from furu_async._store.records import Claim, Owner
 from furu_async.report import Failure
 

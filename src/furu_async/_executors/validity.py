@@ -15,7 +15,7 @@ from furu_async._model.artifact import Furu, class_info
 from furu_async._runner.loading import acting_for, bound_to_published
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._runtime.config import FuruConfig, use_config
-from furu_async._store.artifacts import verify_manifest
+from furu_async._store.manifest import verify_manifest
 from furu_async.errors import FuruMissingArtifact, FuruValidationError
 
 VALIDATE_SECS = 60.0

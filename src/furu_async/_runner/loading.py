@@ -14,8 +14,9 @@ from furu_async._model import context
 from furu_async._model.artifact import Binding, Furu, bind, class_info
 from furu_async._model.dag import dependencies
 from furu_async._store import results
-from furu_async._store.artifacts import look, read_success, verify_manifest
+from furu_async._store.artifacts import look, read_success
 from furu_async._store.layout import ArtifactPaths
+from furu_async._store.manifest import verify_manifest
 from furu_async._store.records import End
 from furu_async.errors import FuruComputeError, FuruMissingArtifact, FuruStoreError
 
