@@ -32,7 +32,7 @@ def diagram() -> str:
 
 def document() -> str:
     """All of `docs/states.md`."""
-    parts = [_HEAD, diagram(), "\nEvery phase that is not final can also end as `skipped` or `cancelled`.\n"]
+    parts = [_HEAD, diagram(), "\nFrom every phase but `unknown` and the final ones a node can also end as `skipped` or `cancelled`.\n"]
     parts.append("| Phase | |\n|---|---|")
     parts += [f"| `{_name(phase)}` | {sentence} |" for phase, sentence in SENTENCES.items()]
     parts.append("\n## Transitions\n\n| From | To | When |\n|---|---|---|")

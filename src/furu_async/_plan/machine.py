@@ -89,7 +89,7 @@ def advance(state: State, event: Event, now: float) -> list[Command]:
     return out
 
 
-# -- planning ---------------------------------------------------------------------------------------------------------
+# -- planning --------------------------------------------------------------------------------------
 
 
 def _wanted(state: State, event: Wanted, now: float, out: Commands) -> None:
@@ -197,7 +197,7 @@ def _planning_is_over(state: State, out: Commands) -> None:
             launch(state, node, out)
 
 
-# -- attempts ---------------------------------------------------------------------------------------------------------
+# -- attempts --------------------------------------------------------------------------------------
 
 
 def _begun(state: State, node_id: str, ticket: int) -> Node | None:
@@ -284,7 +284,7 @@ def _taken_back(state: State, event: TakenBack, now: float, out: Commands) -> No
         put_aside(state, node, out)
 
 
-# -- other people's work ----------------------------------------------------------------------------------------------
+# -- other people's work ---------------------------------------------------------------------------
 
 
 def _elsewhere(state: State, event: Elsewhere, now: float, out: Commands) -> None:
@@ -328,7 +328,7 @@ def _watch_ended(state: State, event: WatchEnded, now: float, out: Commands) -> 
             fail(state, node, failure, out)
 
 
-# -- time and the end -------------------------------------------------------------------------------------------------
+# -- time and the end ------------------------------------------------------------------------------
 
 
 def _tick(state: State, event: Tick, now: float, out: Commands) -> None:

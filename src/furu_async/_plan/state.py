@@ -182,7 +182,7 @@ class State:
         self.restored: Mapping[NodeId, Mapping[FailureKind, int]] = {}
         self.finished = False
 
-    # -- questions ------------------------------------------------------------------------------------------------
+    # -- questions ---------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
         """Number of nodes by phase (name in lower case); adds up to the nodes of the run."""
@@ -252,7 +252,7 @@ class State:
             heappop(self.timers)  # its node is no longer in backoff, or is again and has another time
         return None
 
-    # -- bookkeeping for `steps` and `machine` --------------------------------------------------------------------
+    # -- bookkeeping for `steps` and `machine` -----------------------------------------------------
 
     @staticmethod
     def is_due(at: float, node: Node) -> bool:

@@ -1,0 +1,459 @@
+"""Budgets, kind by kind; backoff; what ends a run."""
+
+from __future__ import annotations
+
+import pytest
+from plan_env import failure
+
+from furu_async._plan.commands import EndRun, Retrying, Start
+from furu_async._plan.events import NodeRules, Policy, Probed
+from furu_async._plan.retry import Counters, GiveUp, backoff, budget, decide
+from furu_async.errors import FuruInternalError
+from furu_async.report import FailureKind
+
+
+def attempts_until_failed(env, kind: FailureKind, **more) -> int:
+    """Let the only node fail with a kind until it is given up; how often it was started."""
+    env.want()
+    env.absent("a")
+    while not env.state.finished:
+        if env.state.phase("a").name == "BACKOFF":
+            env.wait()
+        env.fail_when_running("a", kind, **more)
+    assert env.state.phase("a").name == "FAILED"
+    env.inbox.clear()
+    assert env.state.attempts("a") == env.last(Start).attempt
+    return env.last(Start).attempt
+
+
+@pytest.mark.fault("F94")
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_attempts_are_one_more_than_retries(run_of, retries):
+    assert attempts_until_failed(run_of("a", compute_retries=retries), "compute") == 1 + retries
+
+
+@pytest.mark.fault("F94")
+def test_with_three_retries_a_node_that_fails_three_times_is_created_by_the_fourth(run_of):
+    env = run_of("a")
+    env.plan(absent="a")
+    for _ in range(3):
+        env.fail_when_running("a")
+        env.expect("retry a compute")
+        env.wait()
+        env.inbox.clear()
+    env.begin("a")
+    env.succeed("a")
+    env.expect("a created", "end ok")
+    assert env.state.attempts("a") == 4
+
+
+@pytest.mark.fault("F12")
+def test_a_node_that_kills_its_worker_each_time_fails_and_the_rest_goes_on(run_of):
+    env = run_of("a: b, c")
+    env.want("a", "c")
+    env.absent("a", "b", "c")
+    for _ in range(4):
+        env.inbox.clear()
+        env.fail_when_running("b", "killed")
+        if env.state.phase("b").name == "BACKOFF":
+            env.wait()
+    env.expect("b failed killed", "a skipped dependency b")
+    assert env.last(Start).attempt == 4
+    env.succeed("c")
+    env.expect("c created", "end not ok")
+
+
+@pytest.mark.parametrize(
+    ("kind", "attempts"),
+    [("compute", 4), ("killed", 4), ("lost", 4), ("inputs", 4), ("preempted", 6), ("protocol", 1),
+     ("cancelled", 1), ("timeout", 1), ("oom", 1)],
+)  # fmt: skip
+def test_each_kind_has_its_own_budget(run_of, kind, attempts):
+    assert attempts_until_failed(run_of("a"), kind) == attempts
+
+
+def test_budgets_do_not_mix(run_of):
+    env = run_of("a", compute_retries=1)
+    env.plan(absent="a")
+    for kind in ("preempted", "lost", "killed", "compute", "inputs") * 1:
+        env.fail_when_running("a", kind)
+        if env.state.phase("a").name == "BACKOFF":
+            env.wait()
+    assert env.last(Start).attempt == 6
+    env.inbox.clear()
+    env.fail_when_running("a")
+    env.expect("a failed compute", "end not ok")
+    assert len(env.state.history("a")) == 6
+
+
+def test_the_class_says_how_often_and_how_soon(run_of):
+    env = run_of("a")
+    env.rules["a"] = NodeRules(retries=1, backoff=7.0)
+    env.plan(absent="a")
+    env.fail_when_running("a")
+    assert env.wait() == 7.0
+    env.fail_when_running("a")
+    env.expect("retry a compute", "start a #2", "a failed compute", "end not ok")
+
+
+def test_what_the_class_will_not_retry_is_final(run_of):
+    env = run_of("a")
+    env.plan(absent="a")
+    env.fail_when_running("a", retryable=False)
+    env.expect("a failed compute", "end not ok")
+
+
+@pytest.mark.fault("F94")
+def test_without_retry_failed_a_compute_failure_is_final_whatever_the_class_says(run_of):
+    env = run_of("a", retry_failed=False)
+    env.rules["a"] = NodeRules(retries=5)
+    assert attempts_until_failed(env, "compute", retryable=True) == 1
+
+
+def test_without_retry_failed_circumstances_are_still_retried(run_of):
+    assert attempts_until_failed(run_of("a", retry_failed=False), "lost") == 4
+
+
+def test_compute_failures_back_off_twice_as_long_each_time(run_of):
+    env = run_of("a", compute_retries=9, backoff_base=2.0, backoff_max=10.0)
+    env.plan(absent="a")
+    waits = []
+    for _ in range(4):
+        env.fail_when_running("a")
+        waits.append(env.wait())
+    assert waits == [2.0, 4.0, 8.0, 10.0]
+    env.fail_when_running("a", jitter=0.5)
+    assert env.wait() == 7.5
+    env.inbox.clear()
+
+
+def test_backoff_is_finite_however_many_tries():
+    assert backoff(1.0, 60.0, 10**9, 0.0) == 60.0
+    assert 30.0 < backoff(1.0, 60.0, 10**9, 0.999) < 31.0
+
+
+def test_preempted_and_lost_start_again_at_once(run_of):
+    env = run_of("a")
+    env.plan(absent="a")
+    env.fail_when_running("a", "preempted")
+    env.expect("retry a preempted", "start a #2")
+    env.fail_when_running("a", "lost")
+    env.expect("retry a lost", "start a #3")
+    assert env.last(Retrying).at == env.now
+
+
+@pytest.mark.parametrize("kinds", [("timeout", "oom"), ("oom", "timeout"), ("oom", "oom")])
+def test_timeout_and_oom_go_to_the_next_specification_then_fail(run_of, kinds):
+    env = run_of("a")
+    env.rules["a"] = NodeRules(specs=3)
+    env.plan(absent="a")
+    env.fail_when_running("a", kinds[0])
+    env.expect(f"retry a {kinds[0]}", "start a #2 spec 1")
+    env.fail_when_running("a", "killed")
+    env.wait()
+    env.expect("retry a killed", "start a #3 spec 1")
+    env.fail_when_running("a", kinds[1])
+    env.expect(f"retry a {kinds[1]}", "start a #4 spec 2")
+    env.fail_when_running("a", kinds[0])
+    env.expect(f"a failed {kinds[0]}", "end not ok")
+
+
+def test_a_protocol_failure_of_one_node_fails_that_node(run_of):
+    env = run_of("a: b, c")
+    env.want("a", "c")
+    env.absent("a", "b", "c")
+    env.inbox.clear()
+    env.fail_when_running("b", "protocol")
+    env.expect("b failed protocol", "a skipped dependency b")
+    env.stop()
+    env.inbox.clear()
+
+
+def test_a_protocol_failure_of_the_run_ends_it(run_of):
+    env = run_of("a: b, c, d")
+    env.want("a", "c", "d")
+    env.absent("a", "b", "c")
+    env.begin("c")
+    env.inbox.clear()
+    env.fail_when_running("b", "protocol", message="other code version", run_wide=True)
+    env.expect("b failed protocol", "a skipped dependency b", "kill c", "d skipped cancel")
+    env.fail("c", "cancelled")
+    env.expect("c cancelled cancelled", "end not ok error")
+    assert env.last(EndRun).detail == "b: protocol: ValueError: other code version"
+
+
+class TestInfrastructure:
+    @pytest.mark.fault("F19")
+    def test_a_store_that_gives_no_answer_is_asked_again(self, run_of):
+        env = run_of("a")
+        env.want()
+        env.probed("a", "unknown", detail="EIO on /x")
+        env.expect("probe a", "retry a infrastructure")
+        assert env.last(Retrying).failure.message == "EIO on /x"
+        assert env.state.why("a", env.now) == "goes on in 1 s, after infrastructure: EIO on /x"
+        assert env.wait() == 1.0
+        env.expect("probe a")
+        env.probed("a", "unknown")
+        assert env.wait() == 2.0
+        env.valid("a")
+        env.expect("retry a infrastructure", "probe a", "a cached", "planned", "end ok")
+
+    @pytest.mark.fault("F19")
+    def test_it_is_waited_out_for_a_bounded_time_then_ends_the_run(self, run_of):
+        env = run_of("a: b, c", infra_secs=10.0)
+        env.want("a", "c")
+        env.absent("a", "c")
+        env.inbox.clear()
+        waits = []
+        for _ in range(4):
+            env.probed("b", "unknown", failure("infrastructure", "EIO on /x"))
+            waits.append(env.wait())
+        assert waits == [1.0, 2.0, 4.0, 3.0]  # a last try when the time is over
+        env.inbox.clear()
+        env.probed("b", "unknown", failure("infrastructure", "EIO on /x"))
+        env.expect("b failed infrastructure", "a skipped dependency b", "kill c")
+        env.taken_back("c")
+        env.expect("c skipped cancel", "end not ok error")
+        wanted = "b: infrastructure trouble for 10 s (5 tries): infrastructure: ValueError: EIO on /x"
+        assert env.last(EndRun).detail == wanted
+
+    @pytest.mark.fault("F17")
+    def test_a_disk_full_under_an_attempt_costs_no_strike(self, run_of):
+        env = run_of("a", compute_retries=1)
+        env.plan(absent="a")
+        for _ in range(5):
+            env.fail_when_running("a", "infrastructure", message="ENOSPC")
+            env.wait()
+        env.inbox.clear()
+        env.fail_when_running("a")
+        env.expect("retry a compute")
+        env.wait()
+        env.inbox.clear()
+
+    def test_the_time_starts_again_after_something_else_happened(self, run_of):
+        env = run_of("a", infra_secs=2.5)
+        env.plan(absent="a")
+        for kind in ("infrastructure", "infrastructure", "compute", "infrastructure", "infrastructure"):
+            env.fail_when_running("a", kind)
+            env.wait()
+        env.inbox.clear()
+        env.fail_when_running("a", "infrastructure")
+        env.expect("a failed infrastructure", "end not ok error")
+
+    def test_no_time_at_all_means_at_once(self, run_of):
+        env = run_of("a", infra_secs=0.0)
+        env.plan(absent="a")
+        env.fail_when_running("a", "infrastructure")
+        env.expect("a failed infrastructure", "end not ok error")
+
+    def test_a_rest_too_small_to_move_the_clock_is_no_reason_to_go_on(self):
+        counters = Counters(trouble_secs=900.0 - 1e-10, troubles=9)
+        decision = decide(failure("infrastructure"), counters, Policy(), NodeRules())
+        assert type(decision).__name__ == "EndAll"
+
+
+class TestInputs:
+    """A declared input is not there when the node starts."""
+
+    @pytest.mark.fault("F76")
+    def test_dependencies_are_asked_about_again_and_those_gone_are_made_again(self, run_of):
+        env = run_of("a: b c")
+        env.plan(absent="a b", valid="c")
+        env.begin("b")
+        env.succeed("b")
+        env.expect("b created", "start a")
+        env.fail_when_running("a", "inputs")
+        env.expect("retry a inputs", "probe b", "probe c")
+        assert env.state.why("a") == "waits for 2 of 2 dependencies: b (probing), c (probing)"
+        env.valid("c")
+        env.expect()  # it was there all along: nothing new to say
+        env.absent("b")
+        env.expect("start b #2")
+        env.succeed("b")
+        env.expect("b created", "start a #2")
+        env.succeed("a")
+        env.expect("a created", "end ok")
+
+    @pytest.mark.fault("F76")
+    def test_a_cached_dependency_that_is_gone_is_expanded_then(self, run_of):
+        env = run_of("a: b, b: c")
+        env.plan(absent="a", valid="b")
+        env.fail_when_running("a", "inputs")
+        env.expect("retry a inputs", "probe b")
+        env.absent("b")
+        env.expect("probe c")
+        env.valid("c")
+        env.expect("c cached", "start b")
+        env.succeed("b")
+        env.expect("b created", "start a #2")
+
+    def test_all_there_after_all_starts_the_node_again(self, run_of):
+        env = run_of("a: b")
+        env.plan(absent="a", valid="b")
+        for attempt in (2, 3, 4):
+            env.fail_when_running("a", "inputs")
+            env.valid("b")
+            env.expect("retry a inputs", "probe b", f"start a #{attempt}")
+        env.fail_when_running("a", "inputs")
+        env.expect("a failed inputs", "end not ok")
+        assert env.counts() == {"cached": 1, "failed": 1}
+
+    def test_a_node_without_dependencies_starts_again_until_the_budget_is_spent(self, run_of):
+        env = run_of("a")
+        env.plan(absent="a")
+        env.fail_when_running("a", "inputs")
+        env.expect("retry a inputs", "start a #2")
+
+    def test_two_that_miss_the_same_ask_once(self, run_of):
+        env = run_of("a: c, b: c")
+        env.want("a", "b")
+        env.absent("a", "b")
+        env.valid("c")
+        env.inbox.clear()
+        env.fail_when_running("a", "inputs")
+        env.fail_when_running("b", "inputs")
+        env.expect("retry a inputs", "probe c", "retry b inputs")
+        env.absent("c")
+        env.succeed("c")
+        env.expect("start c", "c created", "start a #2", "start b #2")
+
+    def test_a_result_that_is_gone_again_and_again_fails_its_node(self, run_of):
+        env = run_of("a: b c, d: b", inputs_retries=1)
+        env.want("a", "d")
+        env.absent("a", "d", "b", "c")
+        env.succeed("b", "c")
+        env.inbox.clear()
+        env.fail_when_running("a", "inputs")
+        env.valid("c")
+        env.absent("b")
+        env.succeed("b")
+        env.expect("retry a inputs", "probe b", "probe c", "start b #2", "b created", "start a #2")
+        env.fail_when_running("d", "inputs")
+        env.absent("b")
+        env.expect("retry d inputs", "probe b", "b failed inputs", "d skipped dependency b")
+        env.fail_when_running("a", "inputs")
+        env.expect("a failed inputs", "end not ok")
+
+    def test_a_dependency_that_failed_when_made_again_blocks_whoever_comes_for_it(self, run_of):
+        env = run_of("a: b c, d: b", compute_retries=0)
+        env.want("a", "d")
+        env.absent("a", "d")
+        env.valid("b")
+        env.inbox.clear()
+        env.fail_when_running("d", "inputs")
+        env.absent("b")
+        env.fail_when_running("b")
+        env.expect("retry d inputs", "probe b", "start b", "b failed compute", "d skipped dependency b")
+        env.absent("c")
+        env.succeed("c")  # a waited for c only; what it had counted on is gone
+        env.expect("start c", "planned", "c created", "a skipped dependency b", "end not ok")
+
+    def test_a_retry_waits_for_a_dependency_that_is_being_made_again(self, run_of):
+        env = run_of("a: b, d: b")
+        env.want("a", "d")
+        env.absent("a", "d")
+        env.valid("b")
+        env.begin("a")
+        env.fail("a")
+        env.inbox.clear()
+        env.fail_when_running("d", "inputs")
+        env.absent("b")
+        env.expect("retry d inputs", "probe b", "start b")
+        env.wait()
+        env.expect()
+        assert env.state.phase("a").name == "WAITING"
+        env.succeed("b")
+        env.expect("b created", "start d #2", "start a #2")
+
+    def test_a_reopened_node_is_what_it_was_when_the_run_stops(self, run_of):
+        env = run_of("a: b c")
+        env.plan(absent="a b", valid="c")
+        env.succeed("b")
+        env.fail_when_running("a", "inputs")
+        env.inbox.clear()
+        env.probed("c", "unknown")
+        env.stop()
+        env.expect("retry c infrastructure", "a cancelled inputs", "end not ok cancel")
+        assert env.phases() == {"a": "cancelled", "b": "created", "c": "cached"}
+
+
+class TestTakenOver:
+    """A controller that takes a run over goes on counting."""
+
+    @pytest.mark.fault("F94")
+    def test_failures_before_the_take_over_count(self, run_of):
+        env = run_of("a")
+        env.state.restore({"a": {"compute": 3, "preempted": 1}})
+        env.want()
+        env.probed("a", "failed", failure())
+        env.expect("probe a", "start a #5", "planned")
+        env.fail_when_running("a")
+        env.expect("a failed compute", "end not ok")
+
+    def test_a_node_that_had_failed_for_good_stays_failed(self, run_of):
+        env = run_of("a: b")
+        env.state.restore({"b": {"compute": 4}})
+        env.want()
+        env.absent("a")
+        env.probed("b", "failed", failure())
+        env.expect(
+            "probe a", "probe b", "b failed compute", "a skipped dependency b", "planned", "end not ok"
+        )
+
+    def test_trouble_is_no_reason_to_stay_failed(self, run_of):
+        env = run_of("a")
+        env.state.restore({"a": {"infrastructure": 4}})
+        env.want()
+        env.probed("a", "failed", failure("infrastructure"))
+        env.expect("probe a", "start a #5", "planned")
+
+    def test_the_specification_goes_on_where_it_was(self, run_of):
+        env = run_of("a")
+        env.rules["a"] = NodeRules(specs=3)
+        env.state.restore({"a": {"timeout": 1}, "other": {"oom": 1}})
+        env.want()
+        env.absent("a")
+        env.expect("probe a", "start a #2 spec 1", "planned")
+        env.fail_when_running("a", "oom")
+        env.expect("retry a oom", "start a #3 spec 2")
+
+    def test_a_node_that_had_begun_is_cancelled_not_skipped(self, run_of):
+        env = run_of("a")
+        env.state.restore({"a": {"lost": 1}})
+        env.want()
+        env.stop()
+        env.expect("probe a", "a cancelled", "end not ok cancel")
+
+    def test_counts_come_before_the_run(self, run_of):
+        env = run_of("a")
+        env.want()
+        with pytest.raises(FuruInternalError, match="after the run began"):
+            env.state.restore({})
+        env.inbox.clear()
+
+
+def test_every_kind_has_a_budget():
+    kinds: dict[FailureKind, int | None] = {
+        "compute": 3, "protocol": 0, "inputs": 3, "timeout": 0, "oom": 0, "killed": 3, "lost": 3,
+        "preempted": 5, "infrastructure": None, "cancelled": 0,
+    }  # fmt: skip
+    assert {kind: budget(kind, Policy(), NodeRules()) for kind in kinds} == kinds
+
+
+def test_the_present_failure_is_counted_already():
+    used: dict[FailureKind, int] = {"lost": 4}
+    assert decide(failure("lost"), Counters(used=used), Policy(), NodeRules()) == GiveUp()
+
+
+def test_the_story_of_a_node_is_bounded_and_keeps_its_beginning(run_of):
+    env = run_of("a", infra_secs=1e9)
+    env.want()
+    env.feed(Probed("a", "unknown", detail="first"))
+    for number in range(50):
+        env.wait()
+        env.feed(Probed("a", "unknown", detail=f"number {number}"))
+    env.inbox.clear()
+    history = env.state.history("a")
+    assert len(history) == 10
+    assert history[0].endswith("first")
+    assert history[-1].endswith("number 49")
