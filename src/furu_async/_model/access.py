@@ -79,6 +79,6 @@ def access() -> Access:
 
 def install_access(new: Access | None) -> Access | None:
     """Use ``new`` from now on (None: the library's own); returns what was installed before."""
-    global _installed  # noqa: PLW0603
+    global _installed
     before, _installed = _installed, new
     return before

@@ -1,4 +1,4 @@
-"""`Furu`: the class that users inherit from. Its methods are thin; the work is done by the other modules and `Access`."""
+"""`Furu`: the class that users inherit from. Its methods are thin; the other modules and `Access` do the work."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, NoReturn
+from typing import Any, ClassVar, Generic, Literal, NoReturn, Self, TypeVar
 
-from typing_extensions import Self, TypeVar, dataclass_transform
+from typing_extensions import dataclass_transform
 
-from furu_async._model import brief, definition, table
+from furu_async._model import brief, definition, rules, table
 from furu_async._model.access import access
 from furu_async._model.base import Artifact, Binding, set_slot
 from furu_async._model.definition import field
@@ -53,8 +53,12 @@ class Furu(Artifact, Generic[T_co]):
     def __init_subclass__(
         cls, *, version: str | None = None, name: str | None = None, **keywords: Any
     ) -> None:
-        definition.define(cls, Furu, version, name, keywords)
-        super().__init_subclass__(**keywords)
+        rules.check_keywords(cls, version, keywords)
+        try:
+            super().__init_subclass__(**keywords)
+        except TypeError as error:
+            raise FuruDefinitionError(f"class {cls.__qualname__}: {error}") from error
+        definition.define(cls, Furu, version, name)
 
     def __post_init__(self) -> None:
         definition.check_instance(self)
@@ -317,12 +321,17 @@ def class_info(cls: type[Furu[Any]]) -> ClassInfo:
     return known.info
 
 
+_DEFAULT_SPECS = (SlurmSpec(),)
+
+
 def specs_of(obj: Furu[Any]) -> tuple[SlurmSpec, ...]:
     """What the artifact's ``_spec`` asks for, in order of preference.
 
     Raises:
         FuruDefinitionError: it returned something else; an exception of the hook itself gets through.
     """
+    if type(obj)._spec is Furu._spec:
+        return _DEFAULT_SPECS
     hook: Any = obj._spec
     return check_specs(hook() if callable(hook) else hook, f"{type(obj).__qualname__}._spec")
 

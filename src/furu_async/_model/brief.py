@@ -11,7 +11,7 @@ from furu_async._model.base import Artifact
 _ITEMS = 6
 _TEXT = 80
 _WHOLE = 600
-_BRACKETS = {list: "[]", tuple: "()", set: "{}", frozenset: "{}"}
+_BRACKETS: dict[type[Any], str] = {list: "[]", tuple: "()", set: "{}", frozenset: "{}"}
 
 
 def clip(text: str, limit: int = _TEXT) -> str:
@@ -27,7 +27,7 @@ def brief(value: Any, levels: int = 2) -> str:
     kind = type(value)
     if isinstance(value, Artifact):
         return f"{kind.__name__}(…)"
-    if isinstance(value, str | bytes) and len(value) > _TEXT:
+    if kind in (str, bytes) and len(value) > _TEXT:
         return clip(repr(value[:_TEXT] + value[-_TEXT:]))
     if isinstance(value, enum.Enum):
         return f"{kind.__name__}.{value.name}"
@@ -66,7 +66,7 @@ def _sequence(value: Any, brackets: str, levels: int) -> str:
         return f"{type(value).__name__}()" if brackets == "{}" else brackets
     if levels <= 0:
         return f"{brackets[0]}…{brackets[1]}"
-    parts = []
+    parts: list[str] = []
     for item in value:
         if len(parts) == _ITEMS:
             parts.append(f"… {len(value) - _ITEMS} more")
@@ -81,7 +81,7 @@ def _mapping(value: dict[Any, Any], levels: int) -> str:
         return "{}"
     if levels <= 0:
         return "{…}"
-    parts = []
+    parts: list[str] = []
     for key, item in value.items():
         if len(parts) == _ITEMS:
             parts.append(f"… {len(value) - _ITEMS} more")

@@ -20,8 +20,15 @@ from furu_async._model.hints import Scope, own_annotations, resolve, substitute,
 from furu_async._model.values import SCALARS, Check, check_artifact, check_enum, check_literal, check_str
 from furu_async.errors import FuruDefinitionError
 
-_WRAPPERS = (typing.Annotated, typing.Final, typing_extensions.Required, typing_extensions.NotRequired)
-_READ_ONLY = getattr(typing_extensions, "ReadOnly", None)
+_WRAPPERS = (
+    typing.Annotated,
+    typing.Final,
+    typing.Required,
+    typing.NotRequired,
+    typing_extensions.Required,
+    typing_extensions.NotRequired,
+    typing_extensions.ReadOnly,
+)
 _ALIAS_TYPES = tuple(
     {getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType), typing_extensions.TypeAliasType}
 )
@@ -50,20 +57,17 @@ def compile_check(tp: Any, scope: Scope, field: str) -> Check:
         return SCALARS[type(None)]
     if isinstance(tp, TypeVar):
         return _type_variable(tp, scope, field)
-    if isinstance(tp, _ALIAS_TYPES):
-        return _alias(tp, (), scope, field)
     if isinstance(tp, typing.NewType):
         return compile_check(tp.__supertype__, scope, field)
     if tp is typing_extensions.LiteralString:
         return check_str
-    origin, arguments = get_origin(tp), get_args(tp)
-    if origin is None:
-        if isinstance(tp, type):
-            return _plain_class(tp, (), scope, field)
-        origin, arguments = tp, ()
+    return _constructed(tp, get_origin(tp) or tp, get_args(tp), scope, field)
+
+
+def _constructed(tp: Any, origin: Any, arguments: tuple[Any, ...], scope: Scope, field: str) -> Check:
     if isinstance(origin, _ALIAS_TYPES):
         return _alias(origin, arguments, scope, field)
-    if origin in _WRAPPERS or (_READ_ONLY is not None and origin is _READ_ONLY):
+    if origin in _WRAPPERS and arguments:
         return compile_check(arguments[0], scope, field)
     if origin in _UNIONS:
         members = [(_member_type(one), compile_check(one, scope, field)) for one in arguments]
@@ -131,8 +135,8 @@ def _alias(tp: Any, arguments: tuple[Any, ...], scope: Scope, field: str) -> Che
 def _type_variable(tp: TypeVar, scope: Scope, field: str) -> Check:
     bound = scope.typevars.get(tp, tp)
     if bound is not tp:
-        # What it stands for was written in the class that inherits, and is evaluated there.
-        return compile_check(bound, scope, field)
+        # Variables left in what it stands for are those of the class at the bottom, which nothing binds.
+        return compile_check(bound, Scope(scope.cls, {}), field)
     if tp.__constraints__:
         members = [(_member_type(one), compile_check(one, scope, field)) for one in tp.__constraints__]
         return containers.check_union(members, " | ".join(map(show, tp.__constraints__)))
@@ -200,7 +204,7 @@ def _record_fields(cls: type[Any], arguments: tuple[Any, ...]) -> dict[str, Chec
             )
     variables = typevars_of(cls, arguments)
     scopes: dict[type[Any], Scope] = {}
-    checks = {}
+    checks: dict[str, Check] = {}
     for name in names:
         owner = next((base for base in cls.__mro__ if name in own_annotations(base)), None)
         if owner is None:  # collections.namedtuple has no types

@@ -162,6 +162,8 @@ def lazily(make: Callable[[], Check]) -> Check:
 def check_record(cls: type[Any], fields: Callable[[], Mapping[str, Check]]) -> Check:
     """A named tuple or dataclass of ``cls``; a copy, unless it is frozen and none of its parts changed."""
     made: list[list[tuple[str, Check]]] = []
+    named = is_named_tuple(cls)
+    frozen = named or cls.__dataclass_params__.frozen
 
     def check(value: Any, depth: int) -> Any:
         if not isinstance(value, cls):
@@ -181,10 +183,10 @@ def check_record(cls: type[Any], fields: Callable[[], Mapping[str, Check]]) -> C
             except BadValue as error:
                 raise error.at(f".{name}") from None
             changed = changed or after is not before
-        if issubclass(cls, tuple):
-            return cls._make(kept.values()) if changed else value
-        if not changed and cls.__dataclass_params__.frozen:
+        if not changed and frozen:
             return value
+        if named:
+            return cls._make(kept.values())
         return make_record(cls, kept)
 
     return check

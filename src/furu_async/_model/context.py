@@ -72,7 +72,7 @@ def running(obj: Furu[Any], flag: StopFlag | None = None) -> Iterator[None]:
 @contextmanager
 def importing() -> Iterator[None]:
     """While open, modules are being imported in a child process."""
-    global importing_in_child  # noqa: PLW0603
+    global importing_in_child
     before = importing_in_child
     importing_in_child = True
     try:

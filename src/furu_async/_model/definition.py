@@ -156,7 +156,6 @@ class Definition:
         "pinned",
         "plan",
         "prefix",
-        "user_post_init",
         "version",
     )
 
@@ -211,7 +210,7 @@ def dependency_methods_exist() -> bool:
     return bool(_declares_dependencies)
 
 
-def define(cls: type[Any], furu: type[Any], version: object, name: object, keywords: dict[str, Any]) -> None:
+def define(cls: type[Any], furu: type[Any], version: str | None, name: object) -> None:
     """Turn a class that was just created into an artifact class.
 
     Raises:
@@ -220,10 +219,9 @@ def define(cls: type[Any], furu: type[Any], version: object, name: object, keywo
     inherited = next(
         base.__furu__ for base in cls.__mro__[1:] if issubclass(base, Artifact) and base is not Artifact
     )
-    rules.check_keywords(cls, version, keywords)
     rules.check_body(cls, furu)
     pinned = naming.check_name(name, cls) if name is not None else None
-    definition = Definition(cls, version if isinstance(version, str) else inherited.version, pinned)
+    definition = Definition(cls, inherited.version if version is None else version, pinned)
     cls.__furu__ = definition
     _wrap_post_init(cls)
     try:
@@ -236,6 +234,9 @@ def define(cls: type[Any], furu: type[Any], version: object, name: object, keywo
             else "",
         ) from None
     rules.check_dataclass(cls)
+    for kept in rules.KEPT:
+        if getattr(cls, kept) is not getattr(furu, kept):
+            setattr(cls, kept, furu.__dict__[kept])
     definition.fields = tuple(FieldInfo(made, _owner(cls, made.name)) for made in dataclasses.fields(cls))
     definition.hashed = tuple(
         sorted((info for info in definition.fields if info.identity), key=lambda i: i.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import inspect
 import linecache
 import sys
 import typing
@@ -70,16 +71,20 @@ def own_annotations(cls: type[Any]) -> dict[str, Any]:
         import annotationlib
 
         return dict(annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF))
-    return dict(cls.__dict__.get("__annotations__", {}))
+    return inspect.get_annotations(cls)
 
 
 def resolve_early(cls: type[Any], frame: FrameType | None) -> None:
     """Of a class inside a function: evaluate what can be, while the function's variables can still be seen."""
     resolved: dict[str, Any] = {}
     names: dict[str, Any] = {}
-    while frame is not None and frame.f_code.co_name != "<module>":
-        names = {**frame.f_locals, **names}
-        frame = frame.f_back if len(names) < 1000 else None
+    functions = cls.__qualname__.split(".<locals>")
+    enclosing = {".<locals>".join(functions[:n]) for n in range(1, len(functions))}
+    while frame is not None and enclosing:
+        if frame.f_code.co_qualname in enclosing:
+            enclosing.remove(frame.f_code.co_qualname)
+            names = {**frame.f_locals, **names}
+        frame = frame.f_back
     module = sys.modules.get(cls.__module__)
     for name, annotation in own_annotations(cls).items():
         if isinstance(annotation, str):

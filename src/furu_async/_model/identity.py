@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from furu_async._model.base import Artifact, set_slot
 from furu_async._model.brief import safe_repr
 from furu_async._model.naming import reference, store_name
+from furu_async._model.values import BadValue
 from furu_async.errors import FuruDefinitionError
 
 if TYPE_CHECKING:
@@ -80,6 +81,15 @@ def zone_key(value: dt.datetime | dt.time) -> str:
     return str(getattr(value.tzinfo, "key", ""))
 
 
+def _write_time(tag: bytes) -> Write:
+    def write(value: dt.datetime | dt.time) -> bytes:
+        # A named zone's offset depends on the machine's zone data, so the name stands for it.
+        zone = zone_key(value) or str(value.utcoffset())
+        return _text(tag, f"{value.replace(tzinfo=None, fold=0).isoformat()} {zone} {value.fold}")
+
+    return write
+
+
 def enum_name(member: enum.Enum) -> str:
     """The member's own name; of a combination of flags, which has none, its value."""
     name = member.name
@@ -100,8 +110,8 @@ _WRITERS: dict[type[Any], Write] = {
     frozenset: _write_set(b"z"),
     dict: _write_dict,
     decimal.Decimal: lambda value: _text(b"m", str(value)),
-    dt.datetime: lambda value: _text(b"w", f"{value.isoformat()} {value.fold} {zone_key(value)}"),
-    dt.time: lambda value: _text(b"k", f"{value.isoformat()} {value.fold} {zone_key(value)}"),
+    dt.datetime: _write_time(b"w"),
+    dt.time: _write_time(b"k"),
     dt.date: lambda value: _text(b"y", value.isoformat()),
     dt.timedelta: lambda value: _text(b"j", f"{value.days} {value.seconds} {value.microseconds}"),
     uuid.UUID: lambda value: b"g" + value.bytes,
@@ -162,7 +172,12 @@ def content(obj: Artifact) -> bytes:
 
 
 def _write_default(info: FieldInfo) -> bytes:
-    default = info.default()
+    try:
+        default = info.default()
+    except BadValue as error:
+        raise FuruDefinitionError(
+            f"{info.owner.__qualname__}.{info.name}: its default: {error.text}"
+        ) from None
     for inner in artifacts_in(default):
         compute_hash(inner)
     info.default_written = encode(default)
@@ -233,7 +248,7 @@ def artifacts_in(value: Any) -> Iterable[Artifact]:
                 found.extend(artifacts_in(item))
         if isinstance(value, set | frozenset):
             found.sort(key=compute_hash)
-    elif dataclasses.is_dataclass(kind):
+    elif dataclasses.is_dataclass(kind) and not isinstance(value, enum.Enum):
         for f in dataclasses.fields(kind):
             found.extend(artifacts_in(getattr(value, f.name)))
     return found

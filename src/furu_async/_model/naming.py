@@ -75,7 +75,7 @@ def register(name: str, cls: type[Any]) -> None:
         if known[1] != place:
             raise FuruDefinitionError(
                 f"two classes have the name {name!r} in the store: {known[1]} and {place}",
-                hint='give one of them another name with the class keyword: class Train(Furu[float], name="pkg.Train2")',
+                hint='give one of them another name with the class keyword, such as name="pkg.Train2"',
             )
         if known[0].__module__ in _MAIN:
             return  # the class that the user's own script holds is the one to make instances of

@@ -1,12 +1,11 @@
 """The rules that a class definition has to follow, each with the sentence that says what to write instead.
 
-A mistake in a hook's name would otherwise be silent: ``_crate`` is never called, ``_time_limt`` limits nothing. So every
-name with a leading underscore belongs to the library; a class's own helpers have plain names or two underscores.
+A mistake in a hook's name would otherwise be silent: ``_crate`` is never called, ``_time_limt`` limits nothing. So
+every name with one leading underscore belongs to the library; a class's own helpers have plain names or two.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import inspect
 import math
@@ -24,13 +23,9 @@ ATTRIBUTES = ("_time_limit", "_retry", "_resumable", "_mode")
 HOOKS = frozenset(METHODS + ATTRIBUTES)
 MODES = ("process", "thread", "inline")
 
-_OURS = frozenset(
+_PRIVATE = frozenset({"_exists_quiet", "_aexists_quiet", "_hash", "_dependencies", "_binding"})
+_OURS = _PRIVATE | frozenset(
     {
-        "_exists_quiet",
-        "_aexists_quiet",
-        "_hash",
-        "_dependencies",
-        "_binding",
         "__furu__",
         "__furu_hints__",
         "__copy__",
@@ -51,6 +46,9 @@ _OURS = frozenset(
         "__slots__",
     }
 )
+KEPT = ("__copy__", "__deepcopy__", "__eq__", "__hash__", "__reduce_ex__", "__repr__")
+"""Methods of `Furu` that a base from elsewhere, such as a dataclass, must not replace."""
+
 _OLD = {
     "_executor": "write `_spec`: a method that returns a SlurmSpec, or several in order of preference",
     "_max_wait_time_sec": "set FURU_MAX_WAIT_SECS in the environment, or max_wait_secs of the config",
@@ -80,6 +78,9 @@ def check_keywords(cls: type[Any], version: object, keywords: dict[str, Any]) ->
     for keyword in keywords:
         if keyword in _OLD:
             fail(cls, f"the class keyword {keyword!r} is one of furu 0.0.x", _OLD[keyword])
+        close = difflib.get_close_matches(keyword, ("version", "name"), n=1, cutoff=0.6)
+        if close:
+            fail(cls, f"the class keyword {keyword!r} is not known; did you mean {close[0]!r}?")
 
 
 def check_body(cls: type[Any], furu: type[Any]) -> None:
@@ -88,13 +89,13 @@ def check_body(cls: type[Any], furu: type[Any]) -> None:
     public = {name for name in dir(furu) if not name.startswith("_")}
     for name in dict.fromkeys((*annotations, *cls.__dict__)):
         _check_name(cls, name, annotations, public)
-    for name in public | _OURS:
-        owner = next((base for base in cls.__mro__ if name in base.__dict__), None)
-        if owner is not None and owner.__module__ != "builtins" and _hides(owner, furu, name):
+    for name in (*public, *_PRIVATE):
+        owner = next((base for base in cls.__mro__ if name in base.__dict__), furu)
+        if not issubclass(owner, furu) and owner not in furu.__mro__:
             fail(
                 cls,
                 f"{name!r}, inherited from {owner.__qualname__}, hides a name of the library",
-                "rename it there",
+                "rename it",
             )
     _check_methods(cls, furu)
     _check_attributes(cls)
@@ -110,24 +111,6 @@ def check_body(cls: type[Any], furu: type[Any]) -> None:
                 f"{name!r} is a field of a base class, and {kind} here does not change it",
                 f"repeat the annotation to give it another default: `{name}: … = …`",
             )
-
-
-def _hides(owner: type[Any], furu: type[Any], name: str) -> bool:
-    if owner in furu.__mro__ or name in (
-        "__slots__",
-        "__furu_hints__",
-        "__furu__",
-        "__init_subclass__",
-        "__new__",
-    ):
-        return False
-    if issubclass(owner, furu):
-        return (
-            False  # a base of the user's that passed these rules itself; dataclass() puts methods there too
-        )
-    return name not in ("__init__", "__setattr__", "__delattr__", "__eq__", "__hash__", "__repr__") or not (
-        dataclasses.is_dataclass(owner)
-    )
 
 
 def _check_name(cls: type[Any], name: str, annotations: dict[str, Any], public: set[str]) -> None:
@@ -249,7 +232,7 @@ def check_dataclass(cls: type[Any]) -> None:
 
 def check_complete(cls: type[Any]) -> None:
     """At the first instance: nothing has replaced what the library put into the class."""
-    for name in ("__eq__", "__hash__", "__repr__"):
+    for name in KEPT:
         owner = next(base for base in cls.__mro__ if name in base.__dict__)
         if owner.__module__ != "furu_async._model.artifact":
             fail(

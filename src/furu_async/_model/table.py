@@ -6,7 +6,6 @@ So nothing ever recurses over artifacts, and a diamond costs what it has nodes.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -14,11 +13,10 @@ import msgspec
 
 from furu_async._model import values_json
 from furu_async._model.base import Artifact, set_slot
-from furu_async._model.brief import clip, describe, safe_repr
+from furu_async._model.brief import describe, safe_repr
 from furu_async._model.definition import construct, fields_of
 from furu_async._model.identity import (
     LEAVES,
-    artifacts_in,
     check_unchanged,
     compute_hash,
     cycle_error,
@@ -96,7 +94,7 @@ def build(entry: Entry, resolve: Mapping[str, Furu[Any]]) -> Furu[Any]:
         ) from error
     if made != entry.hash:
         raise FuruSpecMismatch(
-            f"{entry.name}: the table says hash {entry.hash}, this process's code makes {made} of the same fields ({skew})",
+            f"{entry.name}: the table says hash {entry.hash}, this process's code makes {made} of its fields ({skew})",
             hint,
         )
     return cast("Furu[Any]", obj)

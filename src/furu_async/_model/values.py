@@ -50,13 +50,14 @@ def expected(what: str, value: object, note: str = "") -> BadValue:
 
 def unwrap_scalar(value: Any) -> Any:
     """The Python scalar of a NumPy scalar; any other value as it is. NumPy is not imported for it."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None or not isinstance(value, getattr(numpy, "generic", ())):
+    numpy: Any = sys.modules.get("numpy")
+    generic: Any = getattr(numpy, "generic", ())
+    if not isinstance(value, generic):
         return value
     if value.dtype.kind not in "biufcSU":
         return value
     plain = value.item()
-    return value if isinstance(plain, numpy.generic) and type(plain).__module__ == "numpy" else plain
+    return value if type(plain).__module__ == "numpy" else plain
 
 
 def too_deep(value: object) -> NoReturn:

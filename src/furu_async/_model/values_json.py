@@ -114,7 +114,7 @@ def _read_record(tag: str, name: str, inner: Any, resolve: Mapping[str, Any]) ->
     if tag == "$enum" and issubclass(cls, enum.Enum):
         return cls[inner] if inner in cls.__members__ else cls(int(inner))
     if tag == "$named" and is_named_tuple(cls):
-        return cls._make([from_json(item, resolve) for item in inner])  # type: ignore[attr-defined]
+        return cls._make([from_json(item, resolve) for item in inner])
     if tag == "$data" and dataclasses.is_dataclass(cls) and not issubclass(cls, Artifact):
         try:
             return make_record(cls, {key: from_json(item, resolve) for key, item in inner.items()})
@@ -136,7 +136,7 @@ def copy_value(value: Any, memo: Mapping[int, Any]) -> Any:
         return {copy_value(key, memo): copy_value(item, memo) for key, item in value.items()}
     if is_named_tuple(kind):
         return kind._make([copy_value(item, memo) for item in value])
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and not isinstance(value, enum.Enum):
         fields = {f.name: copy_value(getattr(value, f.name), memo) for f in dataclasses.fields(kind)}
         return make_record(kind, fields)
     return value
