@@ -22,6 +22,7 @@ from furu_async._store.look import Look as Look
 from furu_async._store.look import drop_marker
 from furu_async._store.look import look as look
 from furu_async._store.manifest import missing_files
+from furu_async._store.manifest import verify_manifest as verify_manifest
 from furu_async._store.marker import is_marked as is_marked
 from furu_async._store.records import Damaged, End, Invalidation, encode
 from furu_async._store.sweep import carry_checkpoint, fresh_folder
@@ -150,11 +151,11 @@ def finish(paths: ArtifactPaths, generation: int, end: End, power: bool = False)
 def _put_end(paths: ArtifactPaths, n: int, end: End, data: bytes, power: bool) -> PublishReply:
     target = paths.end(n)
     success = end.status == "success"
-    temp = atomic.write_temp(paths.ends, f"tmp-{n}", data, power)
+    new = atomic.NewFile(paths.ends, f"tmp-{n}", data, power)
     try:
         if power:
             _sync_above(paths, n if success else 0)
-        if not atomic.link_new(temp, target):
+        if not new.link(target):
             there = _read_end_quietly(paths, n)
             if there is None or there.token != end.token or there.status != end.status:
                 return PublishReply("fenced", there)
@@ -170,7 +171,7 @@ def _put_end(paths: ArtifactPaths, n: int, end: End, data: bytes, power: bool) -
             except OSError:
                 pass
     finally:
-        atomic.try_unlink(temp)
+        new.close()
     return PublishReply("published", end)
 
 

@@ -21,6 +21,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 _salt = os.urandom(5).hex()
 _count = 0
+_nameless = hasattr(os, "O_TMPFILE") and os.path.exists("/proc/self/fd")
 
 
 def private_name(prefix: str) -> str:
@@ -108,6 +109,74 @@ def write_temp(folder: str, prefix: str, data: bytes, sync: bool = False) -> str
     return path
 
 
+class NewFile:
+    """A complete file that has no name of its own yet (or a private one), to be linked where it belongs.
+
+    Where the system can make a file without a name (`O_TMPFILE`), a crash leaves nothing behind and two changes of a
+    folder are saved; elsewhere (NFS, Lustre) it is a private file in the same folder.
+
+    Args:
+        folder: made if missing.
+        prefix: of the private name.
+    """
+
+    __slots__ = ("_fd", "_path")
+
+    def __init__(self, folder: str, prefix: str, data: bytes, sync: bool = False) -> None:
+        self._fd = -1
+        self._path = ""
+        if not _nameless or not self._open(folder):
+            self._path = write_temp(folder, prefix, data, sync)
+            return
+        self._path = f"/proc/self/fd/{self._fd}"
+        try:
+            write_all(self._fd, data)
+            if sync:
+                fs.fsync(self._fd)
+        except OSError as error:
+            error.filename = error.filename or folder
+            self.close()
+            raise
+
+    def _open(self, folder: str) -> bool:
+        global _nameless
+        for _ in range(2):
+            try:
+                self._fd = fs.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                make_folders(folder)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS):
+                    raise
+                _nameless = False
+                return False
+            else:
+                return True
+        return False
+
+    def link(self, target: str) -> bool:
+        """Link it to ``target`` unless that exists; True if ``target`` is now this file."""
+        if self._fd < 0:
+            return link_new(self._path, target)
+        try:
+            # With a folder descriptor given (any, the path is absolute) it is linkat that is called, which follows.
+            fs.link(self._path, target, src_dir_fd=self._fd, follow_symlinks=True)
+        except FileExistsError:
+            mine, there = fs.fstat(self._fd), fs.lstat(target)
+            return (mine.st_ino, mine.st_dev) == (there.st_ino, there.st_dev)
+        return True
+
+    def close(self) -> None:
+        """Drop the private name; what was linked stays."""
+        if self._fd >= 0:
+            try:
+                fs.close(self._fd)
+            except OSError:
+                pass
+        elif self._path:
+            try_unlink(self._path)
+
+
 def link_new(source: str, target: str) -> bool:
     """Link ``source`` to ``target`` unless that exists; True if ``target`` is now ``source``'s file.
 
@@ -132,11 +201,11 @@ def same_file(one: str, other: str) -> bool:
 def write_new_linked(path: str, data: bytes, sync: bool = False) -> bool:
     """Create a file that appears with all its content or not at all; False if another is there already."""
     folder, _, name = path.rpartition("/")
-    temp = write_temp(folder, f"tmp-{name}", data, sync)
+    new = NewFile(folder, f"tmp-{name}", data, sync)
     try:
-        made = link_new(temp, path)
+        made = new.link(path)
     finally:
-        try_unlink(temp)
+        new.close()
     if sync:
         sync_folder(folder)
     return made

@@ -89,7 +89,7 @@ def _plain_scalar(value: Any, kind: type[Any]) -> bool:
     if kind is float:
         return isfinite(value)
     if kind is int:
-        return _INT_MIN <= value < _INT_MAX
+        return bool(_INT_MIN <= value < _INT_MAX)
     return kind is str or kind is bool or value is None
 
 
@@ -174,11 +174,8 @@ class Encoder:
             raise unsupported(
                 f"it contains a {kind.__qualname__}, a dataclass that is also a {base.__name__}"
             )
-        state = {
-            field.name: getattr(value, field.name)
-            for field in dataclasses.fields(kind)
-            if hasattr(value, field.name)
-        }
+        names = [field.name for field in dataclasses.fields(kind)]
+        state = {name: getattr(value, name) for name in names if hasattr(value, name)}
         for name, item in getattr(value, "__dict__", {}).items():
             # What __post_init__ set beside the fields belongs to it; what was only cached does not.
             if name not in state and not isinstance(getattr(kind, name, None), cached_property):
@@ -211,7 +208,7 @@ def _npy(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _is_artifact(kind: type[Any]) -> bool:
+def _is_artifact(kind: Any) -> bool:
     base = sys.modules.get("furu_async._model.base")
     return base is not None and issubclass(kind, base.Artifact)
 
