@@ -5,6 +5,8 @@ Imports rich, and is itself imported only when a display is drawn.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -24,13 +26,13 @@ _STYLES = {
 }
 
 
-def draw(snap: Snapshot, elapsed: float, notes: list[str]) -> Group:
-    """The display at one moment; ``elapsed`` in seconds."""
+def draw(snap: Snapshot, elapsed: float, notes: list[str], label: Callable[[Active], str]) -> Group:
+    """The display at one moment; ``elapsed`` in seconds; ``label`` names a node."""
     parts: list[Table | Text] = [_head(snap, elapsed), _states(snap)]
     if snap.longest:
-        parts.append(_nodes(snap.longest, snap.running, "running", "green"))
+        parts.append(_nodes(snap.longest, snap.running, "running", "green", label))
     if snap.waits:
-        parts.append(_nodes(snap.waits, snap.waiting, "waiting", "yellow"))
+        parts.append(_nodes(snap.waits, snap.waiting, "waiting", "yellow", label))
     parts.extend(Text(f"  {note}", style="red", overflow="ellipsis", no_wrap=True) for note in notes)
     return Group(*parts)
 
@@ -60,17 +62,19 @@ def _states(snap: Snapshot) -> Text:
     return text
 
 
-def _nodes(nodes: tuple[Active, ...], count: int, title: str, style: str) -> Table:
+def _nodes(
+    nodes: tuple[Active, ...], count: int, title: str, style: str, label: Callable[[Active], str]
+) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(width=9)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis")
     for index, node in enumerate(nodes):
-        what = shorten(clean(node.label), 100)
-        attempt = f" (attempt {node.attempt})" if node.attempt > 1 else ""
-        reason = f": {shorten(clean(node.reason), 160)}" if node.reason and title == "waiting" else ""
+        event = node.event
+        attempt = f" (attempt {event.attempt})" if event.attempt > 1 else ""
+        reason = f": {shorten(clean(event.message), 160)}" if event.message and title == "waiting" else ""
         first = Text(f"  {title}" if index == 0 else "", style=style)
-        table.add_row(first, Text(duration(node.seconds)), Text(f"{what}{attempt}{reason}"))
+        table.add_row(first, Text(duration(node.seconds)), Text(f"{label(node)}{attempt}{reason}"))
     if count > len(nodes):
         table.add_row("", "", Text(f"… and {count - len(nodes):,} more", style="dim"))
     return table

@@ -123,6 +123,13 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
+def _class_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name != "ALL" and not ("." in name and name.replace(".", "a").isidentifier()):
+            raise click.BadParameter(f"{name!r} is neither ALL nor of the form module.Class")
+    return names
+
+
 def _use_root(root: str | None) -> None:
     """Before anything reads the settings: they are read once per process, and children inherit the variable."""
     if root is not None:
@@ -133,7 +140,7 @@ def _run(targets: list[Furu[Any]], options: dict[str, Any]) -> int:
     from furu_async._executors.local import Local
     from furu_async.api import run_dag_sync
 
-    progress = make_progress(options["progress"])
+    progress = make_progress(options["progress"], targets)
     told = _Told(progress)
     try:
         report = run_dag_sync(

@@ -14,11 +14,12 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, runtime_checkable
 
 from furu_async._cli.failures import Line, failure_lines, summary_line
-from furu_async._cli.tally import Snapshot, Tally
+from furu_async._cli.labels import Labels
+from furu_async._cli.tally import Active, Snapshot, Tally
 from furu_async._cli.text import clean, duration, number, shorten
 from furu_async.errors import FuruDefinitionError
 from furu_async.report import RunEvent, RunReport
@@ -26,6 +27,8 @@ from furu_async.report import RunEvent, RunReport
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
+
+    from furu_async._model.artifact import Furu
 
 __all__ = ["PlainProgress", "Progress", "RichProgress", "make_progress"]
 
@@ -44,10 +47,11 @@ class Progress(Protocol):
     def stop(self, report: RunReport | None) -> None: ...
 
 
-def make_progress(progress: object = None) -> Progress | None:
+def make_progress(progress: object = None, targets: Iterable[Furu[Any]] = ()) -> Progress | None:
     """The display for a run.
 
     Args:
+        targets: of the run, so that nodes can be shown with their fields.
         progress: None for a live display if standard error is a terminal and nothing otherwise; True for plain lines
             where it is none; False for nothing; or an object with ``start``, ``on_event`` and ``stop``.
 
@@ -57,9 +61,10 @@ def make_progress(progress: object = None) -> Progress | None:
     if progress is False:
         return None
     if progress is None or progress is True:
+        labels = Labels(targets)
         if _is_terminal(sys.stderr):
-            return RichProgress()
-        return PlainProgress() if progress else None
+            return RichProgress(labels=labels)
+        return PlainProgress(labels=labels) if progress else None
     if isinstance(progress, type) or not isinstance(progress, Progress):
         raise FuruDefinitionError(
             f"progress={progress!r} cannot show a run: None, True, False or an object with the methods "
@@ -82,11 +87,17 @@ class PlainProgress:
         stream: where to; standard error by default, looked up when the run starts.
         clock: seconds, monotonic.
         most: at most this many lines about single nodes between two summaries.
+        labels: what nodes are called.
     """
 
     def __init__(
-        self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic, most: int = 10
+        self,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        most: int = 10,
+        labels: Labels | None = None,
     ) -> None:
+        self._labels = labels or Labels()
         self._stream = stream
         self._clock = clock
         self._most = most
@@ -114,12 +125,11 @@ class PlainProgress:
         seconds = self._tally.feed(event, now)
         if now >= self._next_summary:
             self._summary(now)
-        line = self._line(event, seconds)
-        if line is None:
+        if not _is_news(event):
             return
         if self._left > 0:
             self._left -= 1
-            self._write(f"[{duration(now - self._began):>8}] {line}")
+            self._write(f"[{duration(now - self._began):>8}] {self._line(event, seconds)}")
         else:
             self._untold += 1
 
@@ -134,21 +144,15 @@ class PlainProgress:
         for line in [*failure_lines(report), summary_line(report)]:
             self._write(line.text)
 
-    def _line(self, event: RunEvent, seconds: float | None) -> str | None:
-        kind = event.kind
-        if kind == "node_done":
-            if event.status not in ("created", "failed"):
-                return None
+    def _line(self, event: RunEvent, seconds: float | None) -> str:
+        label = shorten(clean(self._labels.of(event)), _LABEL)
+        message = shorten(clean(event.message), 200)
+        if event.kind == "node_done":
             took = f" in {duration(seconds)}" if seconds is not None else ""
-            why = f": {shorten(clean(event.message), 200)}" if event.message else ""
-            return f"{event.status} {_label(event)}{took}{why}"
-        if kind == "node_retry":
-            return f"again  {_label(event)}: {shorten(clean(event.message), 200)}"
-        if kind == "node_waiting":
-            return f"waits  {_label(event)}: {shorten(clean(event.message), 200)}"
-        if kind == "note":
-            return f"note   {shorten(clean(event.message), 300)}"
-        return None
+            return f"{event.status} {label}{took}{f': {message}' if message else ''}"
+        if event.kind == "note":
+            return f"note    {message}"
+        return f"{'again' if event.kind == 'node_retry' else 'waits':<7} {label}: {message}"
 
     def _interval(self) -> float:
         """Seconds between summaries: every few seconds at first, seldom in a run of hours."""
@@ -170,8 +174,12 @@ class PlainProgress:
             (each, "waiting") for each in snap.waits
         ]:
             if active.seconds >= 30.0:
-                why = f": {shorten(clean(active.reason), 200)}" if active.reason and verb == "waiting" else ""
-                label = shorten(clean(active.label), _LABEL)
+                why = (
+                    f": {shorten(clean(active.event.message), 200)}"
+                    if active.event.message and verb == "waiting"
+                    else ""
+                )
+                label = shorten(clean(self._labels.of(active.event)), _LABEL)
                 self._write(f"           {verb} for {duration(active.seconds)}: {label}{why}")
 
     def _wake_later(self) -> None:
@@ -209,7 +217,13 @@ class RichProgress:
 
     _drawing = False  # of the process: one terminal has room for one live display
 
-    def __init__(self, console: Any = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+        labels: Labels | None = None,
+    ) -> None:
+        self._labels = labels or Labels()
         self._console = console
         self._clock = clock
         self._tally = Tally()
@@ -243,8 +257,8 @@ class RichProgress:
         """Count the event; nothing is drawn here."""
         self._tally.feed(event, self._clock())
         if event.kind == "note" or (event.kind == "node_done" and event.status == "failed"):
-            about = f"failed {_label(event)}: " if event.kind == "node_done" else ""
-            self._notes.append(shorten(f"{about}{clean(event.message)}", 300))
+            about = f"failed {event.label or event.name}: " if event.kind == "node_done" else ""
+            self._notes.append(shorten(clean(f"{about}{event.message}"), 300))
             del self._notes[:-3]
 
     def stop(self, report: RunReport | None) -> None:
@@ -270,11 +284,17 @@ class RichProgress:
         from furu_async._cli.live import draw
 
         now = self._clock()
-        return draw(self._tally.snapshot(now), now - self._began, list(self._notes))
+        return draw(self._tally.snapshot(now), now - self._began, list(self._notes), self._label)
+
+    def _label(self, active: Active) -> str:
+        return shorten(clean(self._labels.of(active.event)), _LABEL)
 
 
-def _label(event: RunEvent) -> str:
-    return shorten(clean(event.label or event.name), _LABEL)
+def _is_news(event: RunEvent) -> bool:
+    """It is worth a line of its own, if there is room."""
+    if event.kind == "node_done":
+        return event.status in ("created", "failed")
+    return event.kind in ("node_retry", "node_waiting", "note")
 
 
 def _counts(snap: Snapshot) -> str:

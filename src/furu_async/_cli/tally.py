@@ -21,12 +21,10 @@ _MIN_SAMPLES = 3  # finished nodes below which no remaining time is estimated
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """A node that is running or waiting, and for how many seconds."""
+    """A node that is running or waiting: its last event, and for how many seconds it has been so."""
 
-    label: str
+    event: RunEvent
     seconds: float
-    attempt: int = 0
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +160,5 @@ class Tally:
 
 
 def _oldest(entries: list[tuple[RunEvent, float]], now: float, most: int) -> tuple[Active, ...]:
-    return tuple(
-        Active(event.label or event.name, now - since, event.attempt, event.message)
-        for event, since in heapq.nsmallest(most, entries, key=lambda entry: entry[1])
-    )
+    oldest = heapq.nsmallest(most, entries, key=lambda entry: entry[1])
+    return tuple(Active(event, now - since) for event, since in oldest)

@@ -89,10 +89,10 @@ def test_each_kind_of_news_has_its_line() -> None:
     progress.on_event(event("node_done", 1, status="failed", message="compute: ValueError: \x1b[2J"))
     progress.on_event(event("note", message="a file was set aside"))
     assert out.getvalue().splitlines()[1:] == [
-        "[   2.0 s] again  Train(n=1): compute: ValueError: x",
-        "[   2.0 s] waits  Train(n=2): pid 7 on h holds the claim",
+        "[   2.0 s] again   Train(n=1): compute: ValueError: x",
+        "[   2.0 s] waits   Train(n=2): pid 7 on h holds the claim",
         "[   2.0 s] failed Train(n=1): compute: ValueError: \\x1b[2J",
-        "[   2.0 s] note   a file was set aside",
+        "[   2.0 s] note    a file was set aside",
     ]
 
 

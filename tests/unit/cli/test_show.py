@@ -1,19 +1,13 @@
-from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 from tests.unit.cli.events import failure
 
 from furu_async._cli.show import describe_state
-from furu_async.report import Failure
 
 
-@dataclass(frozen=True)
-class State:
-    status: str
-    generation: int = 1
-    directory: str = "/store/x"
-    holder: str = ""
-    failure: Failure | None = None
-    notes: tuple[str, ...] = ()
+def state(status: str, generation: int = 1, **more: Any) -> dict[str, Any]:
+    return {"status": status, "generation": generation, "directory": "/store/x", **more}
 
 
 def test_a_result_is_told_with_its_origin() -> None:
@@ -26,7 +20,7 @@ def test_a_result_is_told_with_its_origin() -> None:
         "git_dirty": True,
         "files": {"result.json": 10, "weights.npy": 2000},
     }
-    lines = list(describe_state(State("published", notes=("a marker was put back",)), metadata))
+    lines = list(describe_state(state("published", notes=("a marker was put back",)), metadata))
     assert lines[0].endswith("took 3.0 s, by attempt 1")
     assert lines[1:] == [
         "run       r1 (h, commit aaaaaaaaaaaa with changes)",
@@ -37,7 +31,7 @@ def test_a_result_is_told_with_its_origin() -> None:
 
 
 def test_a_failure_is_told_with_its_log() -> None:
-    lines = list(describe_state(State("failed", 3, failure=failure()), {}))
+    lines = list(describe_state(state("failed", 3, failure=msgspec.to_builtins(failure())), {}))
     assert lines == [
         "failed    attempt 3: compute: ValueError: no such column",
         "          | reading",
@@ -48,9 +42,9 @@ def test_a_failure_is_told_with_its_log() -> None:
 
 
 def test_what_is_not_there_or_not_yet() -> None:
-    def first(state: State) -> str:
-        return next(describe_state(state, {}))
+    def first(found: dict[str, Any]) -> str:
+        return next(describe_state(found, {}))
 
-    assert first(State("absent", 0)) == "absent    never computed"
-    assert first(State("absent", 2)) == "absent    its last attempt did not end"
-    assert first(State("claimed", holder="pid 7 on h")) == "computed  attempt 1 now: pid 7 on h"
+    assert first(state("absent", 0)) == "absent    never computed"
+    assert first(state("absent", 2)) == "absent    its last attempt did not end"
+    assert first(state("claimed", holder="pid 7 on h")) == "computed  attempt 1 now: pid 7 on h"

@@ -36,7 +36,7 @@ def test_a_wait_goes_on_from_its_beginning_when_its_reason_changes() -> None:
     tally.feed(event("node_waiting", 1, message="queued"), 10.0)
     tally.feed(event("node_waiting", 1, message="silent for 20 s"), 30.0)
     (wait,) = tally.snapshot(40.0).waits
-    assert (wait.seconds, wait.reason) == (30.0, "silent for 20 s")
+    assert (wait.seconds, wait.event.message) == (30.0, "silent for 20 s")
 
 
 def test_the_longest_running_come_first_and_only_so_many() -> None:
@@ -44,7 +44,7 @@ def test_the_longest_running_come_first_and_only_so_many() -> None:
     for node in range(20):
         tally.feed(event("node_started", node, attempt=1), float(node))
     snap = tally.snapshot(100.0, most=3)
-    assert [each.label for each in snap.longest] == ["Train(n=0)", "Train(n=1)", "Train(n=2)"]
+    assert [each.event.label for each in snap.longest] == ["Train(n=0)", "Train(n=1)", "Train(n=2)"]
     assert [each.seconds for each in snap.longest] == [100.0, 99.0, 98.0]
     assert snap.running == 20
 
