@@ -14,6 +14,11 @@ phases. Any other change of a phase is a bug, and ends the run with the node's s
 """
 
 
+_BETWEEN = (
+    "\nFrom every phase but `unknown` and the final ones a node can also end as `skipped` or `cancelled`.\n"
+)
+
+
 def _name(phase: Phase) -> str:
     return phase.name.lower()
 
@@ -32,7 +37,7 @@ def diagram() -> str:
 
 def document() -> str:
     """All of `docs/states.md`."""
-    parts = [_HEAD, diagram(), "\nFrom every phase but `unknown` and the final ones a node can also end as `skipped` or `cancelled`.\n"]
+    parts = [_HEAD, diagram(), _BETWEEN]
     parts.append("| Phase | |\n|---|---|")
     parts += [f"| `{_name(phase)}` | {sentence} |" for phase, sentence in SENTENCES.items()]
     parts.append("\n## Transitions\n\n| From | To | When |\n|---|---|---|")
@@ -41,5 +46,5 @@ def document() -> str:
     return "\n".join(parts) + "\n"
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover
     print(document(), end="")

@@ -106,7 +106,11 @@ class Succeeded(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The attempt ended without a result. ``jitter`` in [0, 1) spreads the backoff."""
+    """The attempt ended without a result. ``jitter`` in [0, 1) spreads the backoff.
+
+    It counts as an attempt, with or without a `Started` before it. ``failure.retryable`` False makes any kind but
+    ``infrastructure`` final.
+    """
 
     node: NodeId
     failure: Failure
@@ -136,7 +140,11 @@ class WatchEnded(msgspec.Struct, frozen=True, tag=True):
 
 
 class TakenBack(msgspec.Struct, frozen=True, tag=True):
-    """An attempt that had been asked for was returned before it began (drain, cancel, pool scale-down)."""
+    """An attempt that had been asked for was returned before it began (drain, cancel, pool scale-down).
+
+    Costs nothing: the node is started again, unless the run drains or stops. A worker that vanishes returns so what
+    it had not begun; what ran on it is `Failed` with kind ``lost`` or ``preempted``.
+    """
 
     node: NodeId
     ticket: int = 0

@@ -74,7 +74,9 @@ def _check_unfinished(state: State, node: Node, timers: set[tuple[float, str]], 
         _demand(waits or node in held, "a waiting node waits for somebody who will tell it", node)
     if phase in _EXECUTED:
         _demand(node.deps is not None, "what is started has been looked below", node)
-        _demand(state.planned or not state.policy.plan_may_refuse, "nothing starts that the plan may refuse", node)
+        _demand(
+            state.planned or not state.policy.plan_may_refuse, "nothing starts that the plan may refuse", node
+        )
     if state.reopened:
         return  # then dependencies are checked before each start, and not kept true in between
     _demand(

@@ -253,7 +253,8 @@ def _failed(state: State, event: Failed, now: float, out: Commands) -> None:
             put_aside(state, node, out)
         case Again():
             again(state, node, failure, decision, now, out)
-        case Replan():
+        case _:
+            assert isinstance(decision, Replan)
             replan(state, node, failure, now, out)
 
 
@@ -321,7 +322,7 @@ def _watch_ended(state: State, event: WatchEnded, now: float, out: Commands) -> 
             # Their failure costs nothing of our budgets: ours is the first attempt of this run.
             out.append(Retrying(node.id, failure, node.attempts + 1, now))
             begin(state, node, out)
-        case "timeout":
+        case _:  # timeout: FURU_MAX_WAIT_SECS is over
             message = event.detail or "it was computed elsewhere for longer than FURU_MAX_WAIT_SECS"
             failure = event.failure or Failure(kind="timeout", error_type="FuruWaitTimeout", message=message)
             trouble.note(failure.line())

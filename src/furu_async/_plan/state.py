@@ -236,7 +236,7 @@ class State:
     def _why_waiting(self, node: Node) -> str:
         missing = [dep for dep in node.deps or () if dep.phase not in (Phase.CREATED, Phase.CACHED)]
         if not missing:
-            return "waits for the plan: a stored failure elsewhere in the run would refuse it"
+            return "waits for the plan to be complete: it may still refuse the run"
         first = ", ".join(f"{dep.id[:12]} ({dep.phase.name.lower()})" for dep in missing[:3])
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         return f"waits for {len(missing)} of {len(node.deps or ())} dependencies: {first}{more}"

@@ -83,6 +83,7 @@ POLICIES = (
     Policy(retry_failed=False),
     Policy(retry_failed=False, on_failure="cancel"),
     Policy(infra_secs=3.0),
+    Policy(hold_starts=True),
 )
 RULES = (
     NodeRules(),
@@ -411,7 +412,9 @@ class World:
         self.demand(
             self.told.issuperset(self.deps[node]), "I3: nothing starts before its dependencies are there"
         )
-        self.demand(self.policy.retry_failed or self.planned == 1, "nothing starts that the plan may refuse")
+        self.demand(
+            not self.policy.plan_may_refuse or self.planned == 1, "nothing starts that the plan may refuse"
+        )
         # What was killed may still be dying (an old success came, and then the result was gone): the executor waits.
         twice = node in self.live and not self.live[node][2]
         self.demand(self.chaos or not twice, "no node runs twice")

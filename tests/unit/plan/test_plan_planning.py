@@ -5,7 +5,7 @@ from __future__ import annotations
 from plan_env import failure
 
 from furu_async._plan.commands import EndRun, Start
-from furu_async._plan.events import Stop, Tick
+from furu_async._plan.events import Stop, Tick, Wanted
 
 
 def test_a_valid_target_is_cached_and_nothing_below_it_is_looked_at(run_of):
@@ -94,9 +94,6 @@ def test_a_run_of_nothing_ends_well(run_of):
     env.feed(Tick())
     env.expect()
     assert not env.state.finished
-    env.state.restore({})
-    from furu_async._plan.events import Wanted
-
     env.feed(Wanted(()))
     env.expect("planned", "end ok")
 
@@ -110,22 +107,19 @@ def test_a_run_stopped_before_it_began_ends_without_result(run_of):
 
 
 def test_priorities_are_the_longest_path_to_a_target(run_of):
-    # f is met first through a, right below the target, and later at the end of a chain
-    env = run_of("a: f b, b: c, c: d, d: f e")
+    # f is met first right below the target, and later at the end of a chain
+    env = run_of("a: f b, b: c, c: d, d: f e, f: g")
     env.want()
-    env.absent("a", "f")
-    assert env.last(Start).priority == 1  # as far as was known; the executor keeps what it was told
+    env.absent("a", "f", "g")
+    assert env.last(Start).priority == 2  # as far as was known; the executor keeps what it was told
     env.absent("b", "c", "d", "e")
-    env.inbox.clear()
     assert env.last(Start) == Start("e", 1, 4, 0, 1)
-    assert {node.id: node.level for node in env.state.nodes.values()} == {
-        "a": 0,
-        "b": 1,
-        "c": 2,
-        "d": 3,
-        "e": 4,
-        "f": 4,
-    }
+    levels = {node.id: node.level for node in env.state.nodes.values()}
+    assert levels == {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4, "f": 4, "g": 5}
+    env.inbox.clear()
+    env.succeed("g")
+    assert env.last(Start) == Start("f", 1, 4, 0, 1)
+    env.expect("g created", "start f")
 
 
 def test_a_node_met_again_further_down_gets_the_greater_priority_at_once(run_of):
@@ -191,9 +185,7 @@ class TestStoredFailuresStay:
         env.want()
         env.absent("a", "b")
         env.expect("probe a", "probe b", "probe c")
-        assert (
-            env.state.why("b") == "waits for the plan: a stored failure elsewhere in the run would refuse it"
-        )
+        assert env.state.why("b") == "waits for the plan to be complete: it may still refuse the run"
         env.absent("c")
         env.expect("planned", "start b", "start c")
         env.succeed("b")
@@ -228,6 +220,22 @@ class TestStoredFailuresStay:
         env.expect("probe b")
         env.probed("b", "failed", failure())
         env.expect("b failed compute", "a skipped dependency b", "end not ok")
+
+
+def test_a_plan_that_may_find_mistakes_is_completed_first(run_of):
+    env = run_of("a: b c", hold_starts=True)
+    env.want()
+    env.absent("a", "b")
+    env.expect("probe a", "probe b", "probe c")
+    env.stop("error", "c can never fit its executor")
+    env.expect("a skipped cancel", "b skipped cancel", "c skipped cancel", "end not ok error")
+
+
+def test_a_stored_failure_is_to_do_whatever_its_class_says_of_it(run_of):
+    env = run_of("a")
+    env.want()
+    env.probed("a", "failed", failure(retryable=False))
+    env.expect("probe a", "start a", "planned")
 
 
 def test_a_cycle_ends_the_run_and_is_shown(run_of):

@@ -75,7 +75,7 @@ def test_each_kind_has_its_own_budget(run_of, kind, attempts):
 def test_budgets_do_not_mix(run_of):
     env = run_of("a", compute_retries=1)
     env.plan(absent="a")
-    for kind in ("preempted", "lost", "killed", "compute", "inputs") * 1:
+    for kind in ("preempted", "lost", "killed", "compute", "inputs"):
         env.fail_when_running("a", kind)
         if env.state.phase("a").name == "BACKOFF":
             env.wait()
@@ -239,6 +239,19 @@ class TestInfrastructure:
         env.inbox.clear()
         env.fail_when_running("a", "infrastructure")
         env.expect("a failed infrastructure", "end not ok error")
+
+    def test_the_time_starts_again_after_the_store_answered(self, run_of):
+        env = run_of("a", infra_secs=2.5)
+        env.want()
+        for _ in range(2):
+            env.probed("a", "unknown")
+            env.wait()
+        env.absent("a")
+        env.inbox.clear()
+        for _ in range(2):
+            env.fail_when_running("a", "infrastructure")
+            env.wait()
+        env.expect("retry a infrastructure", "start a #2", "retry a infrastructure", "start a #3")
 
     def test_no_time_at_all_means_at_once(self, run_of):
         env = run_of("a", infra_secs=0.0)
