@@ -57,7 +57,10 @@ class Furu(Artifact, Generic[T_co]):
         try:
             super().__init_subclass__(**keywords)
         except TypeError as error:
-            raise FuruDefinitionError(f"class {cls.__qualname__}: {error}") from error
+            unknown = ", ".join(keywords)
+            raise FuruDefinitionError(
+                f"class {cls.__qualname__}: class keywords {unknown}: {error}"
+            ) from error
         definition.define(cls, Furu, version, name)
 
     def __post_init__(self) -> None:

@@ -233,8 +233,7 @@ def check_dataclass(cls: type[Any]) -> None:
 def check_complete(cls: type[Any]) -> None:
     """At the first instance: nothing has replaced what the library put into the class."""
     for name in KEPT:
-        owner = next(base for base in cls.__mro__ if name in base.__dict__)
-        if owner.__module__ != "furu_async._model.artifact":
+        if getattr(getattr(cls, name), "__module__", "") != "furu_async._model.artifact":
             fail(
                 cls,
                 f"{name} was replaced after the class was defined",
