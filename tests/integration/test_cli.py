@@ -109,7 +109,7 @@ def test_failed_nodes_are_explained_and_the_code_is_1(folder: Path) -> None:
     assert "1 created, 1 failed, 1 skipped" in done.stderr.splitlines()[-1]
     assert "compute: ValueError: no such \\x1b[31mcolumn" in done.stderr
     assert "| reading the input" in done.stderr
-    assert "1 node that need it were skipped" in done.stderr
+    assert "1 node that needs it was skipped" in done.stderr
     assert "\x1b" not in done.stderr
     assert "\r" not in done.stderr
     (log,) = {line.split(None, 1)[1] for line in done.stderr.splitlines() if line.strip().startswith("log:")}

@@ -65,7 +65,9 @@ def _failure(node: NodeOutcome, blocked: int, tail: int) -> list[Line]:
         return lines
     attempts = f" (attempt {node.attempts})" if node.attempts > 1 else ""
     lines.append(Line(f"    {shorten(clean(failure.line()), _WIDTH)}{attempts}"))
-    lines.extend(Line(f"    earlier: {shorten(clean(line), _WIDTH)}", "dim") for line in node.history[-3:])
+    for line, times in Counter(node.history).items():
+        often = f" ({times} times)" if times > 1 else ""
+        lines.append(Line(f"    earlier: {shorten(clean(line), _WIDTH)}{often}", "dim"))
     last = (failure.log_tail or failure.traceback).rstrip().splitlines()[-tail:]
     lines.extend(Line(f"    | {shorten(clean(line), _WIDTH)}", "dim") for line in last)
     if failure.log_path:
@@ -73,5 +75,6 @@ def _failure(node: NodeOutcome, blocked: int, tail: int) -> list[Line]:
     if node.directory and node.directory != failure.log_path:
         lines.append(Line(f"    files: {clean(node.directory)}"))
     if blocked:
-        lines.append(Line(f"    {number(blocked, 'node')} that need it were skipped"))
+        verbs = "needs it was" if blocked == 1 else "need it were"
+        lines.append(Line(f"    {number(blocked, 'node')} that {verbs} skipped"))
     return lines

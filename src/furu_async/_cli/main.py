@@ -79,6 +79,7 @@ def cli() -> None:
     "--rerun",
     multiple=True,
     metavar="MODULE.CLASS",
+    callback=lambda _context, _parameter, names: _class_names(names),
     help="Compute the artifacts of this class again (or ALL).",
 )
 @root_option

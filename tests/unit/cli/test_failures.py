@@ -21,7 +21,7 @@ def test_a_failure_says_what_why_and_where() -> None:
         "    | about to fail",
         "    log:   /store/data/pkg/Train/abc/attempts/2",
         "    files: /store/x",
-        "    1 node that need it were skipped",
+        "    1 node that needs it was skipped",
     ]
 
 
