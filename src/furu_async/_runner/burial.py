@@ -1,7 +1,8 @@
 """What is to be done when a child's process has exited, before anybody hears of it. Blocking: runs off the loop.
 
-Everything it started is ended first (a new attempt must not meet an old one's processes), then what it wrote is
-collected. The process itself stays a zombie until its supervisor reaps it, so its number cannot be somebody else's.
+Everything it started is ended first (a new attempt must not meet an old one's processes), then what it wrote
+is collected. The process itself stays a zombie until its supervisor reaps it, so its number cannot be
+somebody else's.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def bury(case: Case) -> Remains:
             tail = spools.read(case.spool_base, case.spool)
     except OSError as error:
         trouble = f"its output could not be collected: {error}"
-    spools.remove(case.spool_base, case.spool)
+    for number in (case.spool, case.spool + 1):  # it may have died after it had changed them
+        spools.remove(case.spool_base, number)
     return Remains(returncode, escaped, oom, tail, logged, trouble)
 
 

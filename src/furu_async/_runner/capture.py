@@ -1,9 +1,10 @@
 """Where the output of an attempt goes: spool files for stdout and stderr, a lazily made ``log`` for `logging`.
 
-File descriptors 1 and 2 of a child point at a pair of *spools* outside of any attempt. A silent attempt leaves
-them as they are, so it costs no file; after one that wrote, the spools move into the attempt's folder and a new
-pair is opened. Pairs are numbered, and an attempt that ran long enough to be shown while it runs (`LONG_SECS`)
-always ends its pair: the supervisor links a spool by its number, so a late link can never catch the output of the next attempt.
+File descriptors 1 and 2 of a child point at a pair of *spools* outside of any attempt. A silent attempt
+leaves them as they are, so it costs no file; after one that wrote, the spools move into the attempt's folder
+and a new pair is opened. Pairs are numbered, and an attempt that ran long enough to be shown while it runs
+(`LONG_SECS`) always ends its pair: the supervisor links a spool by its number, so a late link can never catch
+the output of the next attempt.
 
 Losing a spool loses output, never a result.
 """

@@ -1,8 +1,9 @@
 """The child's end of the transport: task ids from a queue socket, bodies from a stream socket, results into the stream.
 
 Taking an id is one receive; the supervisor holds the same receiving end and takes back what was not begun by
-receiving it itself, so exactly one of the two gets each id, without any message. Both ends of the queue are non-blocking.
-Only `os` and `select` are used: importing `socket` would cost a child's start several milliseconds.
+receiving it itself, so exactly one of the two gets each id, without any message. Both ends of the queue are
+non-blocking. Only `os` and `select` are used: importing `socket` would cost a child's start several
+milliseconds.
 """
 
 from __future__ import annotations

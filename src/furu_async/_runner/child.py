@@ -1,7 +1,8 @@
 """Main of a child process: takes tasks one after the other and runs them until there is nobody to run them for.
 
 Run as ``python -c "…; main(stream, queue, lifeline)"`` by `launch`. Imports little (no asyncio, no socket): a
-child's start is part of a run's first second. The user's modules are imported by the first task that needs them.
+child's start is part of a run's first second. The user's modules are imported by the first task that needs
+them.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class Child:
         left = left_processes() or self.snapshot.left_threads()
         result.dirty = bool(left) or task.fresh
         result.why_dirty = left
+        result.spool = self.capture.number
         result.rss_mb = self.rss.megabytes()
         return result
 

@@ -1,7 +1,7 @@
 """Why a child process is gone, in words, and which line of the failure taxonomy that is.
 
-The kernel says only a number. An OOM kill looks like any SIGKILL, so the cgroup's own counter is asked; without
-its word a SIGKILL stays ``killed``.
+The kernel says only a number. An OOM kill looks like any SIGKILL, so the cgroup's own counter is asked;
+without its word a SIGKILL stays ``killed``.
 """
 
 from __future__ import annotations

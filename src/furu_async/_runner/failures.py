@@ -1,7 +1,8 @@
 """From whatever user code raised to a `Failure`: kind, bounded text, traceback without locals or our own frames.
 
-Shared by child processes, threads and the inline mode. Exceptions never leave the process in which they were raised:
-what crosses is text made here, so an exception that cannot be pickled, or whose ``str()`` raises, is as good as any other.
+Shared by child processes, threads and the inline mode. Exceptions never leave the process in which they were
+raised: what crosses is text made here, so an exception that cannot be pickled, or whose ``str()`` raises, is
+as good as any other.
 """
 
 from __future__ import annotations
@@ -26,12 +27,7 @@ from furu_async.report import Failure, FailureKind
 Phase = Literal["build", "prepare", "create", "save", "validate", "publish"]
 
 _SICK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS})
-_OURS = (
-    os.path.dirname(os.path.abspath(__file__)) + os.sep,
-    os.sep + os.path.join("asyncio", "runners.py"),
-    os.sep + os.path.join("asyncio", "base_events.py"),
-    os.sep + os.path.join("_model", "context.py"),
-)
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _PHASES = {
     "build": "while the artifact was built in the worker",
     "prepare": "while the attempt's folder was made",
@@ -187,7 +183,7 @@ def _cut(part: traceback.TracebackException) -> None:
 
 
 def _ours(filename: str) -> bool:
-    return filename.startswith(_OURS[0]) or filename.endswith(_OURS[1:])
+    return filename.startswith(_HERE) or os.path.basename(os.path.dirname(filename)) == "asyncio"
 
 
 def not_valid(answer: object) -> FuruValidationError:

@@ -1,9 +1,10 @@
 """Attempts in this very process: modes ``thread`` and ``inline``, for light work.
 
-They give the same results as a child process, with the same words for failures, but isolate nothing: what user code
-changes in the process stays changed, a thread cannot be ended, and what is printed goes where the caller's output goes.
-`logging` is captured as far as the caller's own configuration lets records through to the root logger, in the attempt's
-tasks and thread (threads that user code starts by itself do not know their attempt).
+They give the same results as a child process, with the same words for failures, but isolate nothing: what
+user code changes in the process stays changed, a thread cannot be ended, and what is printed goes where the
+caller's output goes. `logging` is captured as far as the caller's own configuration lets records through to
+the root logger, in the attempt's tasks and thread (threads that user code starts by itself do not know their
+attempt).
 """
 
 from __future__ import annotations
@@ -139,10 +140,10 @@ class _Handler(logging.Handler):
             log = _log.get()
             if log is not None:
                 log.write(record)
-            if len(logging.root.handlers) == 1 and logging.lastResort is not None:
-                # Without us the root would have no handler, and Python would print warnings by itself.
-                if record.levelno >= logging.lastResort.level:
-                    logging.lastResort.handle(record)
+            # Without us the root might have no handler, and Python would print warnings by itself.
+            last = logging.lastResort if len(logging.root.handlers) == 1 else None
+            if last is not None and record.levelno >= last.level:
+                last.handle(record)
         except Exception:
             self.handleError(record)
 

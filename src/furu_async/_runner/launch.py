@@ -1,7 +1,8 @@
 """Starting the process of a child: sockets, spools, command line. Blocking (some milliseconds): call it off the loop.
 
-The command line holds descriptor numbers and ``sys.path``, nothing else; what could be private goes through the
-stream. The process leads a session of its own, so one signal reaches all it starts and the terminal's Ctrl-C does not.
+The command line holds descriptor numbers and ``sys.path``, nothing else; what could be private goes through
+the stream. The process leads a session of its own, so one signal reaches all it starts and the terminal's
+Ctrl-C does not.
 """
 
 from __future__ import annotations

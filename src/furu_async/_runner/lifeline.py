@@ -1,9 +1,9 @@
 """How a child ends when its supervisor is gone, however that died.
 
-The supervisor holds the writing end of a pipe and never writes. When it dies the kernel closes that end, and, asked by
-``F_SETSIG``, sends SIGKILL to the child's process group: no thread of ours is needed, so it works while user code
-holds the GIL, and user code that forks is not warned of threads. (``PR_SET_PDEATHSIG`` would fire when the forking
-*thread* ends.)
+The supervisor holds the writing end of a pipe and never writes. When it dies the kernel closes that end, and,
+asked by ``F_SETSIG``, sends SIGKILL to the child's process group: no thread of ours is needed, so it works
+while user code holds the GIL, and user code that forks is not warned of threads. (``PR_SET_PDEATHSIG`` would
+fire when the forking *thread* ends.)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a supervisor and its child tell each other: message types and their framing on the stream socket.
 
-A frame is a 4-byte big-endian length and a msgpack list of messages, so several messages share one system call.
-Nothing here is stored: both ends are always the same version of the library.
+A frame is a 4-byte big-endian length and a msgpack list of messages, so several messages share one system
+call. Nothing here is stored: both ends are always the same version of the library.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class TaskResult(msgspec.Struct, kw_only=True, array_like=True, tag=3):
         why_dirty: what it was, for people.
         rss_mb: resident memory of the child after the attempt.
         logged: the folder holds ``log``, ``stdout`` or ``stderr``.
+        spool: which pair of spool files receives the child's output from now on.
     """
 
     id: int
@@ -85,6 +86,7 @@ class TaskResult(msgspec.Struct, kw_only=True, array_like=True, tag=3):
     why_dirty: str = ""
     rss_mb: float = 0.0
     logged: bool = False
+    spool: int = 0
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -1,7 +1,7 @@
 """Artifacts of a child, built from table entries that arrive bit by bit, each once per child.
 
-`Objects` is the child's side; `entries_for` is the supervisor's, which remembers what a child was sent. Both are
-linear in the number of distinct artifacts, and neither recurses.
+`Objects` is the child's side; `entries_for` is the supervisor's, which remembers what a child was sent. Both
+are linear in the number of distinct artifacts, and neither recurses.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Finding and ending processes through /proc. Blocking: call it off the loop.
 
-A process group is ended by one call, but a daemon that started its own session has left the group. Such a one is
-found as a descendant (the child is a subreaper while it lives) or by the token that every descendant inherits in its environment.
+A process group is ended by one call, but a daemon that started its own session has left the group. Such a one
+is found as a descendant (the child is a subreaper while it lives) or by the token that every descendant
+inherits in its environment.
 """
 
 from __future__ import annotations

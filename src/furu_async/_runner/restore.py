@@ -1,8 +1,9 @@
 """Putting a child process back in order after user code has run in it.
 
-A `Snapshot` is taken when the child is ready, and again after a module of the user's was imported: what an import
-does to the process (a warnings filter, an environment variable, a log handler) belongs to it and stays, as in any
-Python program. What an attempt does is undone, because the next attempt is another artifact's. Cheap when nothing changed: some microseconds.
+A `Snapshot` is taken when the child is ready, and again after a module of the user's was imported: what an
+import does to the process (a warnings filter, an environment variable, a log handler) belongs to it and
+stays, as in any Python program. What an attempt does is undone, because the next attempt is another
+artifact's. Cheap when nothing changed: some microseconds.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from furu_async._runner.processes import children_of
 
 MANY_THREADS = 32
-_getsignal: Any = getattr(__import__("_signal"), "getsignal", signal.getsignal)
-"""Without the conversion to enums that costs more than the call."""
+_raw_signal: Any = import_module(
+    "_signal"
+)  # without the conversion to enums, which costs more than the calls
+_getsignal, _sigmask = _raw_signal.getsignal, _raw_signal.pthread_sigmask
 _SIGNALS = sorted(set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -41,7 +45,7 @@ class Snapshot:
         self.environ_items = dict(os.environ)
         self.environ_raw = _raw(os.environ)
         self.handlers = [_getsignal(number) for number in _SIGNALS]
-        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self.mask = _sigmask(signal.SIG_BLOCK, ())
         self.path, self.path_items = sys.path, list(sys.path)
         self.argv, self.argv_items = sys.argv, list(sys.argv)
         self.recursion = sys.getrecursionlimit()
@@ -88,7 +92,7 @@ class Snapshot:
     def _environ(self) -> bool:
         replaced = os.environ is not self.environ
         os.environ = self.environ  # noqa: B003  (an object that was replaced: the original comes back)
-        if _raw(os.environ) == self.environ_raw:
+        if getattr(os.environ, "_data", None) == self.environ_raw:
             return replaced
         for name in set(os.environ) - set(self.environ_items):
             del os.environ[name]
@@ -100,7 +104,7 @@ class Snapshot:
     def _signals(self) -> bool:
         changed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if signal.pthread_sigmask(signal.SIG_SETMASK, self.mask) != self.mask:
+        if _sigmask(signal.SIG_SETMASK, self.mask) != self.mask:
             changed = True
         for number, handler in zip(_SIGNALS, self.handlers, strict=True):
             if _getsignal(number) != handler and handler is not None:
@@ -237,7 +241,7 @@ def _cwd() -> str:
 
 def _raw(environ: os._Environ[str]) -> dict[Any, Any]:
     data: Any = getattr(environ, "_data", None)  # comparing bytes saves decoding every variable each time
-    return dict(data) if isinstance(data, dict) else dict(environ)
+    return dict(data) if isinstance(data, dict) else {}
 
 
 def _dup_stdin() -> int:

@@ -1,7 +1,8 @@
 """The supervisor's side of one child process: giving tasks, taking back what has not begun, and its end.
 
-Everything but starting, ending and log files runs on the event loop, in plain callbacks: no thread and no asyncio task
-per attempt. Messages are collected; `Child.poll` hands them over after ``on_message`` was called.
+Everything but starting, ending and log files runs on the event loop, in plain callbacks: no thread and no
+asyncio task per attempt. Messages are collected; `Child.poll` hands them over after ``on_message`` was
+called.
 """
 
 from __future__ import annotations
@@ -233,6 +234,7 @@ class Child:
             if isinstance(message, TaskResult):
                 self.tasks.pop(message.id, None)
                 self.running = None
+                self._begun = (0, message.spool)
                 self.dirty = self.dirty or message.dirty
                 self.rss_mb = message.rss_mb
                 self._inbox.append(message)
@@ -363,7 +365,7 @@ class Child:
         self.running = None
         self._gone.set()
         self._ready.set()
-        self._on_message(self)
+        self._loop.call_soon(self._on_message, self)
 
     def _obituary(self, remains: Remains, running: TaskSpec | None) -> ChildGone:
         how = exits.explain(
