@@ -101,7 +101,7 @@ def write_temp(folder: str, prefix: str, data: bytes, sync: bool = False) -> str
             make_folders(folder)
         except FileExistsError:
             # Nobody else makes this name: the reply of our own creation was lost. The next name is as good.
-            continue
+            try_unlink(path)
         else:
             return path
     path = f"{folder}/{private_name(prefix)}"

@@ -101,15 +101,19 @@ def _quietly_succeeded(paths: ArtifactPaths, k: int) -> bool:
 
 
 def _sweep_temps(paths: ArtifactPaths, n: int) -> None:
-    """Temp files carry their generation: those of earlier ones belong to writers that are fenced or dead."""
-    try:
-        names = fs.listdir(paths.ends)
-    except OSError:
-        return
-    for name in names:
-        k = number(name.split("-")[1]) if name.startswith(".tmp-") else 0
-        if 0 < k < n:
-            atomic.try_unlink(f"{paths.ends}/{name}")
+    """Temp files carry their generation: those of earlier ones belong to writers that are fenced or dead.
+
+    A marker that its remover caught and did not live to put back is made anew by the next look.
+    """
+    for folder in (paths.ends, paths.claims, paths.invalid_folder, paths.base):
+        try:
+            names = fs.listdir(folder)
+        except OSError:
+            continue
+        for name in names:
+            k = number(name.split("-")[1]) if name.startswith(".tmp-") else 0
+            if 0 < k < n or name.startswith(".marker-"):
+                atomic.try_unlink(f"{folder}/{name}")
 
 
 def _remove_but(path: str, keep: frozenset[str]) -> None:
