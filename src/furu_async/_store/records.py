@@ -67,12 +67,13 @@ class Claim(Record, frozen=True, kw_only=True):
 
     Attributes:
         token: random, of the supervisor; who knows it owns the claim.
+        backend: always written, so that no other record passes for a claim.
         beat: path of the owner's beat relative to the root; empty if it has none (a job queued in Slurm).
         claimed_by: for people.
     """
 
     token: str
-    backend: Literal["local", "pool", "dag"] = "local"
+    backend: Literal["local", "pool", "dag"]
     phase: Literal["running", "queued"] = "running"
     run_id: str = ""
     owner: Owner = Owner()

@@ -37,7 +37,9 @@ def owner_card(root: Any, name: str, owner: Owner | None = None) -> Card:
     card = Card(
         worker,
         Claim(
-            token=f"token-{name}", run_id=f"run-{name}", owner=owner or Owner(), beat=beat_path(f"run-{name}", "w")
+            token=f"token-{name}",
+            backend="local",
+            run_id=f"run-{name}", owner=owner or Owner(), beat=beat_path(f"run-{name}", "w")
         ),
     )
     card.write()
