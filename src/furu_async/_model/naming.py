@@ -126,7 +126,7 @@ def load_class(name: str) -> type[Furu[Any]]:
         )
     cls = cast("type[Furu[Any]]", found)
     actual = store_name(cls)
-    if actual != wanted:
+    if actual != wanted and (match is None or match["name"]):
         raise FuruSpecMismatch(
             f"the class at {clip(name)!r} is called {actual!r} in this process's code, not {wanted!r}",
             hint="the code changed since the table was made: start the run again",
@@ -152,11 +152,8 @@ def load_type(name: str) -> type[Any]:
 def script_import() -> tuple[str, str] | None:
     """How a child imports this process's script: module name and folder to have on ``sys.path``; None if it cannot."""
     main = sys.modules.get("__main__")
-    if main is None:
-        return None
-    try:
-        name = main_name(main)
-    except FuruDefinitionError:
+    name = "" if main is None else _script_name(main)
+    if main is None or not name:
         return None
     spec = getattr(main, "__spec__", None)
     return name, "" if spec is not None else os.path.dirname(os.path.abspath(main.__file__ or ""))
@@ -258,12 +255,11 @@ def _find(module_name: str, qualname: str, shown: str) -> Any:
 
 
 def _import(name: str, shown: str) -> ModuleType:
-    main = sys.modules.get("__main__")
     for alias in _MAIN:
         running = sys.modules.get(alias)
-        if running is not None and name not in sys.modules and _is_script(running, name):
+        if running is not None and _script_name(running) == name:
             return running  # importing the script a second time would make every class twice
-    if name in sys.modules and sys.modules[name] is not main:
+    if name in sys.modules and name not in _MAIN:
         return sys.modules[name]
     if name.partition(".")[0] in sys.stdlib_module_names:
         raise FuruSpecMismatch(f"{clip(shown)!r} names a module of Python itself; it was not imported")
@@ -277,11 +273,19 @@ def _import(name: str, shown: str) -> ModuleType:
         ) from error
 
 
-def _is_script(main: ModuleType, name: str) -> bool:
-    try:
-        return main_name(main) == name
-    except FuruDefinitionError:
-        return False
+_script_names: dict[ModuleType, str] = {}
+
+
+def _script_name(main: ModuleType) -> str:
+    """`main_name`, remembered; empty where there is none."""
+    known = _script_names.get(main)
+    if known is None:
+        try:
+            known = main_name(main)
+        except FuruDefinitionError:
+            known = ""
+        _script_names[main] = known
+    return known
 
 
 def _search(name: str) -> Any:

@@ -36,13 +36,13 @@ class Recorder:
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
     made = Recorder()
-    before = install_access(made)  # type: ignore[arg-type]
+    before = install_access(made)
     yield made
     install_access(before)
 
 
 async def test_methods_are_thin(recorder: Recorder) -> None:
-    leaf = cases.Leaf()
+    leaf: Any = cases.Leaf()
     assert access() is recorder
     assert leaf.get() == "/get"
     assert await leaf.aget() == "/aget"
@@ -59,7 +59,8 @@ async def test_methods_are_thin(recorder: Recorder) -> None:
     assert await leaf.aget_metadata() == "/ametadata"
     assert leaf.furu_dir == Path("/directory")
     assert leaf.furu_checkpoint_dir == Path("/checkpoint_dir")
-    assert await aget_all(iter([leaf])) == "/aget_all"
+    answer: Any = await aget_all(iter([leaf]))
+    assert answer == "/aget_all"
     assert recorder.calls[-1] == ("aget_all", [leaf], None)
     assert ("aget", leaf, 3) in recorder.calls
 

@@ -38,7 +38,9 @@ class Generated(Furu[int]):
 
 def test_dependencies_of_fields_are_distinct_and_in_order() -> None:
     leaf = cases.Leaf(n=1)
-    holder = cases.Holder(items=[leaf, cases.OtherLeaf(), cases.Leaf(n=1)], anything={"a": (cases.Leaf(n=2), {leaf})})
+    holder = cases.Holder(
+        items=[leaf, cases.OtherLeaf(), cases.Leaf(n=1)], anything={"a": (cases.Leaf(n=2), {leaf})}
+    )
     found = dependencies(holder)
     assert found == (cases.Leaf(n=2), leaf, cases.OtherLeaf())
     assert dependencies(holder) is found
@@ -73,7 +75,9 @@ def test_closure_has_dependencies_first() -> None:
 @pytest.mark.fault("F77")
 def test_an_artifact_that_needs_itself() -> None:
     for check in (dependencies, lambda obj: check_acyclic([obj]), lambda obj: closure([obj])):
-        with pytest.raises(FuruDefinitionError, match=r"an artifact needs itself:\n  Selfish\(\)\n.*needs Selfish\(\)"):
+        with pytest.raises(
+            FuruDefinitionError, match=r"an artifact needs itself:\n  Selfish\(\)\n.*needs Selfish\(\)"
+        ):
             check(cases.Selfish())
 
 
@@ -83,7 +87,13 @@ def test_a_cycle_is_printed() -> None:
         check_acyclic([cases.Leaf(), cases.Ping()])
     text = str(caught.value)
     assert "6 artifacts need each other in a cycle" in text
-    for line in ("  Ping(n=0)", "  needs Pong(n=0)", "  needs Ping(n=1)", "  needs Pong(n=2)", "  needs Ping(n=0)"):
+    for line in (
+        "  Ping(n=0)",
+        "  needs Pong(n=0)",
+        "  needs Ping(n=1)",
+        "  needs Pong(n=2)",
+        "  needs Ping(n=0)",
+    ):
         assert line in text.splitlines()
     assert "@dependency" in text
 

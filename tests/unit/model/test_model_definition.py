@@ -41,13 +41,13 @@ def test_a_subclass_is_a_frozen_keyword_only_dataclass() -> None:
     assert dataclasses.is_dataclass(train)
     assert [f.name for f in dataclasses.fields(train)] == ["data", "lr", "name"]
     with pytest.raises(TypeError):
-        cases.Train(cases.Leaf(), 1.0)  # type: ignore[misc]
+        cases.Train(cases.Leaf(), 1.0)  # type: ignore[call-arg]
     with pytest.raises(dataclasses.FrozenInstanceError):
         train.lr = 2.0  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError):
         del train.lr
     with pytest.raises(dataclasses.FrozenInstanceError):
-        train.unknown = 2.0  # type: ignore[attr-defined]
+        train.unknown = 2.0
     assert dataclasses.replace(train, lr=2).lr == 2.0
 
 
@@ -63,7 +63,9 @@ def test_hiding_a_library_name(name: str) -> None:
     type("Made", (Furu, mixin), {"_create": create})  # here the library's own name comes first
 
 
-@pytest.mark.parametrize("name", ["__eq__", "__hash__", "__init__", "__reduce__", "__repr__", "__setattr__", "_hash"])
+@pytest.mark.parametrize(
+    "name", ["__eq__", "__hash__", "__init__", "__reduce__", "__repr__", "__setattr__", "_hash"]
+)
 def test_hiding_what_the_library_builds_on(name: str) -> None:
     refused(name, "hides", **{name: lambda self: 1})
     refused("__slots__", __slots__=())
@@ -120,7 +122,7 @@ def test_a_hook_annotated_as_a_class_variable_is_no_field() -> None:
         def _create(self) -> int:
             return 1
 
-    assert [f.name for f in dataclasses.fields(Fine())] == []  # type: ignore[arg-type]
+    assert [f.name for f in dataclasses.fields(Fine())] == []
 
 
 def test_a_field_with_an_underscore() -> None:
@@ -222,7 +224,7 @@ def test_field_arguments() -> None:
         {"default": 1, "identity": "no"},
     ):
         with pytest.raises(FuruDefinitionError, match="field\\("):
-            field(**arguments)  # type: ignore[call-overload]
+            field(**arguments)
 
 
 def test_dependency_marks_plain_methods_only() -> None:
@@ -253,7 +255,7 @@ def test_abstract_and_generic_classes_in_between() -> None:
         def _create(self) -> str:
             return "a"
 
-    assert [f.name for f in dataclasses.fields(Last())] == ["x", "y"]  # type: ignore[arg-type]
+    assert [f.name for f in dataclasses.fields(Last())] == ["x", "y"]
     assert Last.__furu__.abstract is False
     with pytest.raises(FuruDefinitionError, match="no _create"):
         _ = cases.Base(value=1).furu_hash
@@ -340,7 +342,12 @@ def test_class_info() -> None:
     assert info.fields == ("n",)
     assert info.dependency_methods == ("_more",)
     plain = class_info(cases.Leaf)
-    assert (plain.has_load, plain.has_validate, plain.has_spec, plain.time_limit) == (False, False, False, None)
+    assert (plain.has_load, plain.has_validate, plain.has_spec, plain.time_limit) == (
+        False,
+        False,
+        False,
+        None,
+    )
     assert class_info(cases.Versioned).version == "2"
     assert class_info(cases.Inherits).version == "2"
     assert class_info(cases.Pinned).name == "store.Pinned"

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 from decimal import Decimal
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from furu_async import Furu
-from furu_async._model.identity import encode
+from furu_async._model.identity import content, encode
 from furu_async._model.table import entry
 from furu_async.errors import FuruDefinitionError
 
@@ -72,7 +73,7 @@ def test_shape() -> None:
     assert set(value) <= set("0123456789abcdef")
 
 
-DISTINCT = [
+DISTINCT: list[Any] = [
     None,
     True,
     False,
@@ -211,8 +212,6 @@ def test_since() -> None:
     assert cases.Grown(n=1).furu_hash != cases.Grown(n=1, added=[1]).furu_hash
     cases.Grown.__furu__.prefix = None
     old = before(n=1)
-    from furu_async._model.identity import blake2b, content
-
     before.__furu__.prefix = cases.Grown.__furu__.make_prefix()  # type: ignore[attr-defined]
     assert blake2b(content(old), digest_size=16).hexdigest() == cases.Grown(n=1).furu_hash
     assert cases.Grown(n=1, added=[]).furu_hash == cases.Grown(n=1).furu_hash
@@ -260,7 +259,9 @@ def test_an_artifact_put_into_itself() -> None:
         _ = obj.furu_hash
     obj.items[0] = inner
     inner.items[0] = obj
-    with pytest.raises(FuruDefinitionError, match=r"2 artifacts need each other in a cycle:\n.*Holder") as caught:
+    with pytest.raises(
+        FuruDefinitionError, match=r"2 artifacts need each other in a cycle:\n.*Holder"
+    ) as caught:
         _ = obj.furu_hash
     assert str(caught.value).count("needs") >= 2
     with pytest.raises(FuruDefinitionError, match="cycle"):

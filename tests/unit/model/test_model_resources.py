@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from furu_async import Retry, SlurmSpec
-from furu_async._model.resources import check_specs
+from furu_async._model.resources import FrozenMapping, check_specs
 from furu_async.errors import FuruDefinitionError
 
 NESTED = {"slurm_additional_parameters": {"qos": "high", "list": [1, {"a": None}]}, "nodes": 1}
@@ -47,7 +47,8 @@ def test_extra_cannot_be_changed_and_travels() -> None:
     assert spec.extra == {"a": {"b": (1,)}}
     with pytest.raises(TypeError):
         spec.extra["x"] = 1  # type: ignore[index]
-    assert spec.extra.plain() == {"a": {"b": [1]}}  # type: ignore[union-attr]
+    assert isinstance(spec.extra, FrozenMapping)
+    assert spec.extra.plain() == {"a": {"b": [1]}}
     assert pickle.loads(pickle.dumps(spec)) == spec
     assert copy.deepcopy(spec) == spec
     assert hash(spec.extra) == hash(SlurmSpec(extra={"a": {"b": [1]}}).extra)
@@ -119,6 +120,7 @@ def test_nonsense_retry_is_refused(field: str, value: Any) -> None:
 
 def test_what_is_worth_another_try() -> None:
     rules = Retry()
+    error: BaseException
     for error in (ValueError(), OSError(), SystemExit(1), KeyboardInterrupt(), MemoryError()):
         assert rules.wants(error), error
     for error in (TypeError(), NameError(), AttributeError(), ModuleNotFoundError(), NotImplementedError()):

@@ -20,6 +20,7 @@ from furu_async.errors import FuruDefinitionError, FuruSpecMismatch
 def test_everything_comes_back() -> None:
     one = cases.Everything()
     data = json.loads(json.dumps(one.to_dict()))
+    again: Any
     for again in (Furu.from_dict(data), pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
         assert again == one
         for name in cases.Everything.__dataclass_fields__:
@@ -82,7 +83,10 @@ def changed(**changes: Any) -> Entry:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": "1", "hash": "0" * 32}, ["version '1' in the table, '2' in this process's code", "0" * 32]),
+        (
+            {"version": "1", "hash": "0" * 32},
+            ["version '1' in the table, '2' in this process's code", "0" * 32],
+        ),
         ({"fields": {"n": 1, "gone": 2}}, ["unexpected keyword argument 'gone'", "version '2'"]),
         ({"fields": {"n": "x"}}, ["Versioned.n: expected int"]),
         ({"fields": {"n": 2}}, ["the table says hash"]),

@@ -28,11 +28,17 @@ from furu_async.errors import FuruDefinitionError
 UserId = NewType("UserId", int)
 T = TypeVar("T", bound=int)
 NAN = float("nan")
+Untyped = collections.namedtuple("Untyped", "a b")
 
 
 def holder(tp: Any) -> type[Furu[int]]:
     """An artifact class with one field ``x`` of this type."""
-    body = {"__annotations__": {"x": tp}, "_create": lambda self: 1, "__module__": __name__, "__qualname__": "Made"}
+    body = {
+        "__annotations__": {"x": tp},
+        "_create": lambda self: 1,
+        "__module__": __name__,
+        "__qualname__": "Made",
+    }
     return type("Made", (Furu,), body)
 
 
@@ -97,7 +103,7 @@ SAME = [
     (T, 1),
     (Any, {"a": [1, (2.0, None)]}),
     (object, cases.Leaf()),
-    (Any, collections.namedtuple("Untyped", "a b")(1, 2)),
+    (Any, Untyped(1, 2)),
 ]
 
 
@@ -222,9 +228,13 @@ def test_refused(tp: Any, value: Any, words: str) -> None:
     assert words in text, text
 
 
-@pytest.mark.parametrize("tp", [np.ndarray, Custom, type[int], type, bytearray, collections.deque[int], range])
+@pytest.mark.parametrize(
+    "tp", [np.ndarray, Custom, type[int], type, bytearray, collections.deque[int], range]
+)
 def test_unsupported_types(tp: Any) -> None:
-    with pytest.raises(FuruDefinitionError, match=r"Made\.x: a field cannot have the type .*\n.*supported are"):
+    with pytest.raises(
+        FuruDefinitionError, match=r"Made\.x: a field cannot have the type .*\n.*supported are"
+    ):
         keep(tp, None)
 
 
@@ -272,6 +282,12 @@ def test_time_zones_that_cannot_travel() -> None:
     class Zone(dt.tzinfo):
         def utcoffset(self, when: Any) -> dt.timedelta:
             return dt.timedelta(0)
+
+        def dst(self, when: Any) -> None:
+            return None
+
+        def tzname(self, when: Any) -> str:
+            return "here"
 
     with pytest.raises(FuruDefinitionError, match="time zone"):
         keep(dt.datetime, dt.datetime(2026, 1, 1, tzinfo=Zone()))
@@ -377,7 +393,7 @@ values = st.recursive(
 @given(values)
 def test_any_supported_value_survives_the_table(value: Any) -> None:
     made = cases.Holder(anything=value)
-    again = Furu.from_dict(made.to_dict())
+    again: Furu[Any] = Furu.from_dict(made.to_dict())
     assert isinstance(again, cases.Holder)
     assert again.anything == value
     assert repr(again.anything) == repr(made.anything) or isinstance(value, frozenset | dict | tuple | list)
