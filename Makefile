@@ -10,7 +10,7 @@ CHECK := $(BIN)/python tools/check.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint types arch faults unit docs-check integration bench env clean
+.PHONY: help demo test lint types arch faults unit docs-check integration map bench env clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
@@ -21,6 +21,9 @@ demo: $(VENV)/.demo-installed  ## run the example: sweep of models over handwrit
 
 test: env  ## everything that checks: lint, types, architecture, faults, tests
 	@$(CHECK)
+
+map: env  ## bring the map of the source in docs up to date
+	@$(BIN)/python tools/write_map.py
 
 lint: env  ## ruff, and the limits on the length of modules and functions
 	@$(CHECK) lint

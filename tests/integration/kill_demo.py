@@ -105,8 +105,9 @@ def one_round(chance: random.Random, models: int, calm: Finished) -> str:
         before: dict[Path, tuple[int, bytes, frozenset[str]]] = {}
         for _ in range(chance.choice((1, 1, 2))):
             process = start(store, models)
-            moment, everyone = chance.uniform(0.0, calm.seconds * 0.9), chance.random() < 0.5
-            time.sleep(moment)
+            began, everyone = time.monotonic(), chance.random() < 0.5
+            _wait(process, store, chance, calm.seconds)
+            moment = time.monotonic() - began
             kill(process, everyone)
             now = published(store)
             _same(before, now)
@@ -120,12 +121,24 @@ def one_round(chance: random.Random, models: int, calm: Finished) -> str:
         return "; ".join([*story, f"finished in {after.seconds:.1f} s"])
 
 
+def _wait(process: subprocess.Popen[str], store: Path, chance: random.Random, calm: float) -> None:
+    """Until a random moment: of the whole run, or a few milliseconds after a random number of results is there."""
+    until = time.monotonic() + chance.uniform(0.0, calm)
+    if chance.random() < 0.3:
+        time.sleep(until - time.monotonic())
+        return
+    wanted, pause = chance.randint(1, 20), chance.expovariate(1 / 0.05)
+    while process.poll() is None and sum(1 for _ in store.glob("data/*/*/*/SUCCESS.json")) < wanted:
+        time.sleep(0.003)
+    time.sleep(pause)
+
+
 def _same(before: dict[Path, tuple[int, bytes, frozenset[str]]], now: dict[Path, object]) -> None:
     for path, state in before.items():
         assert now.get(path) == state, f"{path} was published and has changed"
 
 
-def campaign(kills: int, models: int = 4, seed: int = 1) -> None:
+def campaign(kills: int, models: int = 8, seed: int = 1) -> None:
     """So many rounds; the same seed kills at the same moments, as far as a moment can be the same."""
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="kill-demo-calm-") as folder:
