@@ -10,6 +10,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from plan_checks import Broken, Checks
+from plan_choices import FAILURES, FINAL_COMPUTE, IDS, KINDS, MOST_NODES, POLICIES, RULES, RUN_WIDE
+
 from furu_async._plan.commands import (
     Command,
     Ended,
@@ -27,8 +30,6 @@ from furu_async._plan.events import (
     Elsewhere,
     Event,
     Failed,
-    NodeRules,
-    Policy,
     Probed,
     Started,
     Stop,
@@ -40,66 +41,13 @@ from furu_async._plan.events import (
 )
 from furu_async._plan.invariants import check_invariants
 from furu_async._plan.machine import State, advance
-from furu_async._plan.retry import budget
-from furu_async._plan.states import FIRST_FINAL, Phase
+from furu_async._plan.states import Phase
 from furu_async.report import Failure, FailureKind
 
-MOST_NODES = 20
 MOST_STEPS = 3000
-IDS = tuple(f"n{i:02}" for i in range(MOST_NODES))
-DONE = (Phase.CREATED, Phase.CACHED)
-
-KINDS: tuple[FailureKind, ...] = (
-    "compute",
-    "compute",
-    "compute",
-    "compute",
-    "compute",
-    "compute",
-    "killed",
-    "killed",
-    "lost",
-    "preempted",
-    "lost",
-    "preempted",
-    "timeout",
-    "oom",
-    "infrastructure",
-    "inputs",
-    "protocol",
-    "cancelled",
-)
-FAILURES = {kind: Failure(kind=kind, error_type="x.Error", message=f"{kind} trouble") for kind in KINDS}
-FINAL_COMPUTE = Failure(kind="compute", error_type="TypeError", retryable=False)
-RUN_WIDE = Failure(kind="protocol", message="other code", run_wide=True)
-POLICIES = (
-    *(Policy() for _ in range(6)),
-    Policy(compute_retries=0, killed_retries=1, lost_retries=0, preempt_max=0, inputs_retries=1),
-    Policy(compute_retries=1, backoff_base=0.0),
-    Policy(on_failure="drain"),
-    Policy(on_failure="drain", compute_retries=0),
-    Policy(on_failure="cancel", compute_retries=1),
-    Policy(max_failures=2, compute_retries=0),
-    Policy(retry_failed=False),
-    Policy(retry_failed=False, on_failure="cancel"),
-    Policy(infra_secs=3.0),
-    Policy(hold_starts=True),
-)
-RULES = (
-    NodeRules(),
-    NodeRules(),
-    NodeRules(),
-    NodeRules(retries=0),
-    NodeRules(retries=1, backoff=0.0),
-    NodeRules(specs=3, backoff=5.0),
-)
 
 
-class Broken(AssertionError):
-    """The core did something that it must not do."""
-
-
-class World:
+class World(Checks):
     """One run in a hostile world.
 
     Args:
@@ -148,10 +96,8 @@ class World:
         self.past: list[Event] = []
         self.steps = 0
         self.stops = 0
-        self.started_after_stop = 0
         self.planned = 0
         self.end: EndRun | None = None
-        self.digest = 0
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -399,85 +345,6 @@ class World:
         out = advance(state, event, self.now)
         after = (list(state.by_phase), state.live, len(state.timers), state.story(event.node))
         self.demand(out == [] and before == after, f"a message of an old attempt changes nothing: {event}")
-
-    # -- checks ------------------------------------------------------------------------------------
-
-    def demand(self, truth: bool, sentence: str) -> None:
-        if not truth:
-            raise Broken(sentence)
-
-    def check_start(self, start: Start, free: bool) -> None:
-        node = start.node
-        self.demand(free and self.state.mode == "run", "nothing starts in a run that ends")
-        self.demand(
-            self.told.issuperset(self.deps[node]), "I3: nothing starts before its dependencies are there"
-        )
-        self.demand(
-            not self.policy.plan_may_refuse or self.planned == 1, "nothing starts that the plan may refuse"
-        )
-        # What was killed may still be dying (an old success came, and then the result was gone): the executor waits.
-        twice = node in self.live and not self.live[node][2]
-        self.demand(self.chaos or not twice, "no node runs twice")
-        self.demand(node not in self.ended, "a final node does not start")
-        self.demand(0 <= start.spec < self.rules[node].specs, "a specification of its own")
-
-    def check_levels(self) -> None:
-        """Priorities are exact when planning is over."""
-        level = dict.fromkeys(self.state.nodes, 0)
-        for node in sorted(level):  # dependencies have greater names
-            known = self.state.nodes[node]
-            self.demand(known.level == level[node], "a priority is the longest path above")
-            if known.deps is not None:
-                for dep in self.deps[node]:
-                    level[dep] = max(level[dep], level[node] + 1)
-
-    def check_end(self) -> None:
-        state, ended, end = self.state, self.ended, self.end
-        assert end is not None
-        self.demand(self.planned <= 1, "planned once")
-        done = {node for node, outcome in ended.items() if outcome.status in ("created", "cached")}
-        for node_id, node in state.nodes.items():
-            phase = node.phase
-            self.demand(phase >= FIRST_FINAL, "I6: every node is final")
-            if node_id in ended:
-                self.demand(
-                    ended[node_id].status == phase.name.lower(), "the last word on a node is its phase"
-                )
-            else:
-                # It was looked at again, and was there after all; or the run stopped before the answer.
-                self.demand(phase in DONE, "only what is there ends without a word")
-                done.add(node_id)
-        self.demand(sum(state.counts().values()) == len(state.nodes), "counts add up")
-        self.demand(end.ok == done.issuperset(self.targets), "ok means that every target is there")
-        if end.ok and not self.stops:
-            self.demand(end.why in ("", "error"), "nobody stopped it")
-        for node_id, outcome in ended.items():
-            if outcome.because == "dependency":
-                self.demand(ended[outcome.root].status == "failed", "skipped because of a failed node")
-                self.demand(outcome.root in self.below(node_id), "skipped because of what it depends on")
-        if state.mode == "run":
-            for outcome in ended.values():
-                self.demand(outcome.because in ("", "dependency"), "nothing else is skipped")
-                self.demand(outcome.status != "cancelled", "nothing is cancelled")
-        if not self.chaos and not self.restored:
-            self.check_budgets()
-
-    def check_budgets(self) -> None:
-        """I8: no more failures than retries and one, kind by kind."""
-        for node, counts in self.lost_failures.items():
-            for kind, failures in counts.items():
-                limit = budget(kind, self.policy, self.rules[node])
-                self.demand(limit is None or failures <= limit + 1, f"I8: {node} {kind}: {failures}")
-
-    def below(self, node: str) -> set[str]:
-        seen: set[str] = set()
-        stack = [node]
-        while stack:
-            for dep in self.deps[stack.pop()]:
-                if dep not in seen:
-                    seen.add(dep)
-                    stack.append(dep)
-        return seen
 
 
 def explore(seed: int, *, check_every: int = 1, trace: bool = False) -> World:

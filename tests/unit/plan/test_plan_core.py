@@ -15,8 +15,10 @@ import pytest
 from core_campaign import campaign
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plan_checks import Broken
+from plan_choices import IDS, KINDS, POLICIES, RULES
 from plan_env import Env, failure
-from plan_world import IDS, KINDS, POLICIES, RULES, Broken, World, explore
+from plan_world import World, explore
 
 from furu_async._plan import diagram
 from furu_async._plan.commands import Command, EndRun, Kill, Probe, Start
@@ -318,18 +320,18 @@ def layered(size: int) -> dict[str, tuple[str, ...]]:
 @pytest.mark.fault("F77", "F106")
 @pytest.mark.parametrize("shape", [chain, wide, layered])
 def test_large_runs_are_linear_and_quick(shape):
-    """10,000 nodes in 0.25 s on a quiet machine; the bound here leaves room for a busy one."""
+    """10,000 nodes in 0.25 s on a quiet machine; the bounds here leave room for a busy one."""
     seconds = {}
     for size in (10_000, 100_000):
         deps = shape(size)
         state = State()
-        start = time.perf_counter()
+        start = time.process_time()
         run_through(state, deps, next(iter(deps)))
-        seconds[size] = time.perf_counter() - start
+        seconds[size] = time.process_time() - start
         assert state.finished
         assert state.counts()["created"] == len(state.nodes) >= size - 200
     assert seconds[10_000] < 1.0
-    assert seconds[100_000] < 40 * seconds[10_000]  # quadratic would be 100
+    assert seconds[100_000] < 50 * seconds[10_000]  # quadratic would be 100
 
 
 @pytest.mark.fault("F106")
