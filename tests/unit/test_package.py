@@ -1,5 +1,7 @@
 """The package as a whole: it imports cleanly and cheaply, its names and annotations hold."""
 
+import ast
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -38,25 +40,24 @@ def own_public(module: ModuleType) -> list[tuple[str, object]]:
     return found
 
 
-class _Anything(dict[str, object]):
-    """Names that exist for type checkers only."""
-
-
 @pytest.mark.parametrize("name", module_names())
 def test_every_module_imports_and_every_annotation_resolves(name: str) -> None:
     module = importlib.import_module(name)
-    # What is imported under TYPE_CHECKING is filled in, as a type checker would.
-    names = _checker_names(module)
     for where, value in own_public(module):
+        bases = [base.__module__ for base in value.__mro__] if isinstance(value, type) else [name]
+        homes = [sys.modules[base] for base in reversed(bases) if base.startswith("furu_async")]
+        names: dict[str, object] = {}
+        for home in homes:
+            # What is imported under TYPE_CHECKING is filled in, as a type checker would.
+            names |= {**vars(home), **_checker_names(home)}
         try:
-            typing.get_type_hints(value, globalns={**vars(module), **names}, include_extras=True)
+            typing.get_type_hints(value, globalns=names, include_extras=True)
         except Exception as error:
             pytest.fail(f"{name}.{where}: {type(error).__name__}: {error}")
 
 
+@functools.cache
 def _checker_names(module: ModuleType) -> dict[str, object]:
-    import ast
-
     if module.__file__ is None:
         return {}
     with open(module.__file__, encoding="utf-8") as file:
@@ -65,7 +66,8 @@ def _checker_names(module: ModuleType) -> dict[str, object]:
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             for each in node.body:
-                exec(compile(ast.Module([each], []), module.__file__, "exec"), names)
+                if isinstance(each, ast.Import | ast.ImportFrom):
+                    exec(compile(ast.Module([each], []), module.__file__, "exec"), names)
     names.pop("__builtins__", None)
     return names
 
