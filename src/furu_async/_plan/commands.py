@@ -11,9 +11,13 @@ from furu_async.report import Failure, NodeStatus
 
 
 class Probe(msgspec.Struct, frozen=True, tag=True):
-    """Ask the store about this node; answer `Probed`."""
+    """Ask the store about this node; answer `Probed`.
+
+    ``careful``: a dependent did not find the result, so a marker proves nothing: look at the files themselves.
+    """
 
     node: NodeId
+    careful: bool = False
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):

@@ -337,7 +337,7 @@ def _tick(state: State, event: Tick, now: float, out: Commands) -> None:
         assert node.trouble is not None
         if node.trouble.then is _PROBING:
             state.move(node, _PROBING)
-            out.append(Probe(node.id))
+            out.append(Probe(node.id, careful=node.trouble.was is not None))
         else:
             launch(state, node, out)
 

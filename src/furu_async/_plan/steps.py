@@ -131,7 +131,7 @@ def reopen(state: State, node: Node, out: Commands) -> None:
     node.troubled().was = node.phase
     state.move(node, _PROBING)
     state.live += 1
-    out.append(Probe(node.id))
+    out.append(Probe(node.id, careful=True))
 
 
 def restore_final(state: State, node: Node, was: Phase) -> None:

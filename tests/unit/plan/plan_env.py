@@ -45,8 +45,8 @@ def failure(kind: FailureKind = "compute", message: str = "boom", **more: Any) -
 def short(command: Command) -> str:
     """A command as a few words."""
     match command:
-        case Probe(node):
-            return f"probe {node}"
+        case Probe(node, careful):
+            return f"probe {node}" + (" carefully" if careful else "")
         case Start(node, attempt, _, spec):
             return (
                 f"start {node}" + (f" #{attempt}" if attempt > 1 else "") + (f" spec {spec}" if spec else "")

@@ -20,7 +20,7 @@ class TestInputs:
         env.succeed("b")
         env.expect("b created", "start a")
         env.fail_when_running("a", "inputs")
-        env.expect("retry a inputs", "probe b", "probe c")
+        env.expect("retry a inputs", "probe b carefully", "probe c carefully")
         assert env.state.why("a") == "waits for 2 of 2 dependencies: b (probing), c (probing)"
         env.valid("c")
         env.expect()  # it was there all along: nothing new to say
@@ -36,7 +36,7 @@ class TestInputs:
         env = run_of("a: b, b: c")
         env.plan(absent="a", valid="b")
         env.fail_when_running("a", "inputs")
-        env.expect("retry a inputs", "probe b")
+        env.expect("retry a inputs", "probe b carefully")
         env.absent("b")
         env.expect("probe c")
         env.valid("c")
@@ -50,7 +50,7 @@ class TestInputs:
         for attempt in (2, 3, 4):
             env.fail_when_running("a", "inputs")
             env.valid("b")
-            env.expect("retry a inputs", "probe b", f"start a #{attempt}")
+            env.expect("retry a inputs", "probe b carefully", f"start a #{attempt}")
         env.fail_when_running("a", "inputs")
         env.expect("a failed inputs", "end not ok")
         assert env.counts() == {"cached": 1, "failed": 1}
@@ -69,7 +69,7 @@ class TestInputs:
         env.inbox.clear()
         env.fail_when_running("a", "inputs")
         env.fail_when_running("b", "inputs")
-        env.expect("retry a inputs", "probe c", "retry b inputs")
+        env.expect("retry a inputs", "probe c carefully", "retry b inputs")
         env.absent("c")
         env.succeed("c")
         env.expect("start c", "c created", "start a #2", "start b #2")
@@ -84,12 +84,27 @@ class TestInputs:
         env.valid("c")
         env.absent("b")
         env.succeed("b")
-        env.expect("retry a inputs", "probe b", "probe c", "start b #2", "b created", "start a #2")
+        env.expect(
+            "retry a inputs",
+            "probe b carefully",
+            "probe c carefully",
+            "start b #2",
+            "b created",
+            "start a #2",
+        )
         env.fail_when_running("d", "inputs")
         env.absent("b")
-        env.expect("retry d inputs", "probe b", "b failed inputs", "d skipped dependency b")
+        env.expect("retry d inputs", "probe b carefully", "b failed inputs", "d skipped dependency b")
         env.fail_when_running("a", "inputs")
         env.expect("a failed inputs", "end not ok")
+
+    def test_a_careful_look_stays_careful_when_the_store_does_not_answer(self, run_of):
+        env = run_of("a: b")
+        env.plan(absent="a", valid="b")
+        env.fail_when_running("a", "inputs")
+        env.probed("b", "unknown")
+        env.wait()
+        env.expect("retry a inputs", "probe b carefully", "retry b infrastructure", "probe b carefully")
 
     def test_a_dependency_that_failed_when_made_again_blocks_whoever_comes_for_it(self, run_of):
         env = run_of("a: b c, d: b", compute_retries=0)
@@ -100,7 +115,9 @@ class TestInputs:
         env.fail_when_running("d", "inputs")
         env.absent("b")
         env.fail_when_running("b")
-        env.expect("retry d inputs", "probe b", "start b", "b failed compute", "d skipped dependency b")
+        env.expect(
+            "retry d inputs", "probe b carefully", "start b", "b failed compute", "d skipped dependency b"
+        )
         env.absent("c")
         env.succeed("c")  # a waited for c only; what it had counted on is gone
         env.expect("start c", "planned", "c created", "a skipped dependency b", "end not ok")
@@ -115,7 +132,7 @@ class TestInputs:
         env.inbox.clear()
         env.fail_when_running("d", "inputs")
         env.absent("b")
-        env.expect("retry d inputs", "probe b", "start b")
+        env.expect("retry d inputs", "probe b carefully", "start b")
         env.wait()
         env.expect()
         assert env.state.phase("a").name == "WAITING"
