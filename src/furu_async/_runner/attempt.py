@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextvars import copy_context
@@ -58,6 +59,7 @@ class Attempt:
         obj: the artifact, once known.
         bound: its copy that belongs to this attempt.
         result: kind of the stored result.
+        pid: of the process that made this; a fork of user code's may come out of ``_create`` as well.
     """
 
     def __init__(self, task: TaskSpec, obj: Furu[Any] | None = None) -> None:
@@ -66,6 +68,7 @@ class Attempt:
         self.bound: Furu[Any] | None = None
         self.phase: Phase = "prepare"
         self.result = ""
+        self.pid = os.getpid()
         self.started = time.monotonic()
 
     def prepare(self) -> None:
@@ -212,7 +215,10 @@ def run_in_child(task: TaskSpec, objects: Objects, capture: Capture, snapshot: S
         copy_context().run(_body, attempt, objects, snapshot)
     except BaseException as error:
         raised = error
-        tail = capture.tail()
+        if os.getpid() == attempt.pid:
+            tail = capture.tail()
+    if os.getpid() != attempt.pid:
+        os._exit(0)  # a fork of user code's that came out of _create: it is not the one that reports
     stopped = context.stop_requested()
     snapshot.restore()
     capture.restore()
@@ -237,17 +243,18 @@ def _body(attempt: Attempt, objects: Objects, snapshot: Snapshot) -> None:
         attempt.phase = "create"
         raise KeyboardInterrupt("asked to stop before it began")
     attempt.phase = "build"
-    known = len(objects)
+    modules = len(sys.modules)
     obj = objects.get(attempt.task.hash)
-    if len(objects) != known:
+    if len(sys.modules) != modules:
         snapshot.take()  # the user's modules were imported: what that did to the process stays
     bound = attempt.bind(obj)
     with use_config(_config(attempt.task.root)), context.running(bound):
         value = attempt.create()
         if inspect.isawaitable(value):
             value = run_awaitable(value, in_child)
-        attempt.store(value)
-        attempt.validate()
+        if os.getpid() == attempt.pid:
+            attempt.store(value)
+            attempt.validate()
 
 
 @lru_cache(maxsize=8)

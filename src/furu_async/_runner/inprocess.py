@@ -47,6 +47,7 @@ async def run_inline(task: TaskSpec, obj: Furu[Any], lane: Lane = LANE) -> TaskR
     if not inspect.iscoroutinefunction(type(obj)._create):
         return await run_in_thread(task, obj, lane)
     started_at = clock.wall()
+    me = asyncio.current_task()
     attempt, log = Attempt(task, obj), AttemptLog(task.directory, "inline")
     raised: BaseException | None = None
     try:
@@ -56,18 +57,24 @@ async def run_inline(task: TaskSpec, obj: Furu[Any], lane: Lane = LANE) -> TaskR
             value = await attempt.create()
             inside = copy_context()
             await lane.run(inside.run, _keep, attempt, value)
-    except asyncio.CancelledError as error:
-        me = asyncio.current_task()
-        if me is not None and me.cancelling():
+    except BaseException as error:
+        if _is_our_end(error, me):
             log.close()
             raise
         raised = error
-    except GeneratorExit as error:
-        # Perhaps the loop is being closed under us, and then nothing may be awaited any more.
-        return _failed(attempt, error, log, started_at)
-    except BaseException as error:
-        raised = error
     return await lane.run(_conclude, attempt, raised, False, log, started_at)
+
+
+def _is_our_end(error: BaseException, me: asyncio.Task[Any] | None) -> bool:
+    """Whether we are cancelled, or closed with the loop, and it is not user code that raised the like."""
+    if isinstance(error, asyncio.CancelledError):
+        return me is not None and me.cancelling() > 0
+    if isinstance(error, GeneratorExit):
+        try:
+            return asyncio.current_task() is not me
+        except RuntimeError:
+            return True  # no loop runs: nothing may be awaited any more
+    return False
 
 
 async def run_in_thread(task: TaskSpec, obj: Furu[Any], lane: Lane = LANE) -> TaskResult:

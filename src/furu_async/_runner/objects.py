@@ -22,9 +22,6 @@ class Objects:
         self._entries: dict[str, Entry] = {}
         self._built: dict[str, Furu[Any]] = {}
 
-    def __len__(self) -> int:
-        return len(self._built)
-
     def add(self, entries: Iterable[Entry]) -> None:
         """Keep entries; nothing is built or imported yet."""
         for entry in entries:

@@ -295,6 +295,21 @@ class LeavesProcess(Furu[int]):
         return 1
 
 
+class Forks(Furu[int]):
+    """Comes out of ``_create`` twice, in two processes, once with an exception."""
+
+    how: str
+
+    def _create(self) -> int:
+        pid = os.fork()
+        if pid == 0:
+            if self.how == "raises":
+                raise ValueError("in the copy")
+            return 2
+        os.waitpid(pid, 0)
+        return 1
+
+
 class LeavesThread(Furu[int]):
     """Leaves a thread running."""
 

@@ -14,6 +14,7 @@ import pytest
 from conftest import Bench, lives
 from runner_artifacts import (
     Dies,
+    Forks,
     Group,
     LeavesProcess,
     LeavesThread,
@@ -29,7 +30,6 @@ from runner_artifacts import (
 from furu_async._runner.supervisor import Child
 from furu_async.errors import FuruExecutorError
 from furu_async.report import Failure
-
 
 PLAIN = "from furu_async import Furu\nclass {}(Furu[int]):\n    def _create(self):\n        return 1\n"
 
@@ -215,6 +215,20 @@ async def test_process_that_ended_in_time_is_not_held_against_it(bench: Bench, t
     assert not result.dirty
 
 
+@pytest.mark.parametrize("how", ["raises", "returns"])
+async def test_a_fork_that_returns_from_create_reports_nothing(bench: Bench, how: str) -> None:
+    from furu_async._runner.messages import TaskResult
+    from furu_async._store import results
+
+    child = await bench.child()
+    task = bench.give(child, Forks(how=how))
+    result = await bench.result(task)
+    assert result.ok, result.failure
+    assert results.load(task.directory, result.result) == 1
+    assert (await bench.run(child, Number(n=1))).ok
+    assert sum(isinstance(message, TaskResult) for message in bench.messages) == 2
+
+
 @pytest.mark.fault("F95")
 async def test_thread_left_behind_makes_the_child_unfit(bench: Bench) -> None:
     child = await bench.child()
@@ -387,6 +401,20 @@ async def test_no_descriptors_left_is_an_error_that_says_so(bench: Bench) -> Non
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(os.listdir("/proc/self/fd")) <= used + 2
     assert (await bench.run(await bench.child(), Number(n=1))).ok
+
+
+@pytest.mark.fault("F105")
+async def test_no_processes_left_is_an_error_that_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(FuruExecutorError, match="ulimit -u"):
+        await bench.child()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_cancelled_start_leaves_no_process(bench: Bench, tmp_path: Path) -> None:
