@@ -297,12 +297,16 @@ def construct(cls: type[Any], values: dict[str, Any]) -> Any:
     """An artifact of values as read from a table.
 
     Raises:
-        FuruDefinitionError: a field is missing, unknown, or has a value that does not fit.
+        FuruDefinitionError: a field is missing, unknown, or has a value that does not fit, or ``__post_init__`` raised.
     """
     try:
         return cls(**values)
-    except TypeError as error:
-        raise FuruDefinitionError(f"{cls.__qualname__}: {clip(str(error), 300)}") from error
+    except FuruDefinitionError:
+        raise
+    except Exception as error:  # a missing or unknown field, or what a __post_init__ of the user's raises
+        raise FuruDefinitionError(
+            f"{cls.__qualname__}: {type(error).__name__}: {clip(str(error), 300)}"
+        ) from error
 
 
 def fields_of(obj: Artifact) -> Iterable[tuple[str, Any]]:

@@ -265,7 +265,9 @@ def _import(name: str, shown: str) -> ModuleType:
         raise FuruSpecMismatch(f"{clip(shown)!r} names a module of Python itself; it was not imported")
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except FuruDefinitionError as error:
+        raise FuruSpecMismatch(f"importing module {name!r} failed: {error.message}", error.hint) from error
+    except (Exception, SystemExit) as error:
         raise FuruSpecMismatch(
             f"module {name!r}, where {clip(shown)!r} should be, cannot be imported here: "
             f"{type(error).__name__}: {clip(str(error), 300)}",

@@ -312,6 +312,17 @@ class Holder(Furu[int]):
         return 1
 
 
+class Picky(Furu[int]):
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n == 13:
+            raise ValueError("not 13")
+
+    def _create(self) -> int:
+        return self.n
+
+
 def chain(length: int) -> Link:
     """A chain of artifacts, each in a field of the next."""
     link = Link(n=0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.machinery
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 
 from furu_async import Furu
 from furu_async._model import context
-from furu_async._model.naming import load_class, script_import, store_name
+from furu_async._model.naming import load_class, main_name, script_import, store_name
 from furu_async.errors import FuruDefinitionError, FuruSpecMismatch
 
 SCRIPT = """
@@ -231,8 +234,6 @@ def test_two_classes_of_one_name() -> None:
 def test_a_reloaded_module_may_define_its_classes_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib
-
     (tmp_path / "reloaded_example.py").write_text(SCRIPT)
     monkeypatch.syspath_prepend(str(tmp_path))
     module = importlib.import_module("reloaded_example")
@@ -263,6 +264,80 @@ def test_a_module_that_fails_to_import_says_why(tmp_path: Path, monkeypatch: pyt
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(FuruSpecMismatch, match="RuntimeError: half a module"):
         load_class("broken_example:Train")
+
+
+def test_a_script_that_runs_or_ends_when_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "unguarded_example.py").write_text(
+        "from furu_async._model import context\ncontext.refuse_while_importing('run_dag()')\n"
+    )
+    (tmp_path / "ending_example.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with (
+        context.importing(),
+        pytest.raises(FuruSpecMismatch, match=r"not below an `if __name__ == .*\n.*hint: put"),
+    ):
+        load_class("unguarded_example:Train")
+    with pytest.raises(FuruSpecMismatch, match="SystemExit: 3"):
+        load_class("ending_example:Train")
+
+
+def fake_main(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> Any:
+    main: Any = types.ModuleType("__main__")
+    vars(main).update(attributes)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    return main
+
+
+def test_names_of_what_runs_as_main(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = fake_main(monkeypatch, __file__=str(script))
+    assert main_name(main) == "pipeline"
+    assert script_import() == ("pipeline", str(script.parent))
+    spec = importlib.machinery.ModuleSpec("tool.work", None)
+    assert main_name(fake_main(monkeypatch, __spec__=spec)) == "tool.work"
+    assert script_import() == ("tool.work", "")
+    for attributes, words in (
+        ({}, "notebook"),
+        ({"__file__": None}, "notebook"),
+        ({"__file__": "<stdin>"}, "notebook"),
+        ({"__file__": str(script.parent / "gone.py")}, "notebook"),
+    ):
+        with pytest.raises(FuruDefinitionError, match=words):
+            main_name(fake_main(monkeypatch, **attributes))
+        assert script_import() is None
+    for name in ("time.py", "json.py", "a.b.py", "tool"):
+        (script.parent / name).write_text("")
+        if name == "json.py":
+            monkeypatch.setattr(sys, "path", [*sys.path, str(script.parent)])
+        with pytest.raises(FuruDefinitionError, match=r"rename the script"):
+            main_name(fake_main(monkeypatch, __file__=str(script.parent / name)))
+
+
+def test_classes_of_main(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = fake_main(monkeypatch, __file__=str(script))
+    exec(compile(SCRIPT.partition("if __name__")[0], str(script), "exec"), main.__dict__)
+    assert store_name(main.Train) == "pipeline.Train"
+    assert load_class("pipeline:Train.Inner") is main.Train.Inner
+    again: Any = Furu.from_dict(main.Train().to_dict())
+    assert type(again) is main.Train
+    monkeypatch.syspath_prepend(str(script.parent))
+    imported: Any = importlib.import_module("pipeline")
+    try:
+        assert store_name(imported.Train) == "pipeline.Train"
+        assert load_class("pipeline.Train") is main.Train
+        assert vars(main)["Train"](data=imported.Data()) == main.Train()
+        with pytest.raises(FuruDefinitionError, match="an artifact of class Data"):
+            vars(main)["Train"](data=imported.Train())
+    finally:
+        del sys.modules["pipeline"]
+
+
+def test_a_notebook_class_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = fake_main(monkeypatch)
+    exec(SCRIPT.partition("if __name__")[0], main.__dict__)
+    with pytest.raises(
+        FuruDefinitionError, match=r"class Data of __main__: .*notebook cell.*\n.*move the class"
+    ):
+        _ = main.Train().furu_hash
 
 
 def test_the_runner_of_the_tests_is_no_script_of_artifacts() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import json
 import os
 import pickle
 import sys
+import zoneinfo
+from pathlib import Path, PurePath
 from typing import Any
 
 import model_cases as cases
@@ -38,6 +41,44 @@ def test_to_python_is_readable() -> None:
         "leaf_1 = model_cases.Leaf(n=0)\n"
         "artifact = model_cases.Train(data=leaf_1, lr=1.0, name='toy')\n"
     )
+
+
+def test_to_python_of_odd_values() -> None:
+    zone = zoneinfo.ZoneInfo("Europe/Zurich")
+    values = [
+        dt.datetime(2026, 7, 1, tzinfo=zone),
+        dt.datetime(2026, 7, 1, tzinfo=dt.UTC),
+        dt.time(1, tzinfo=zone),
+        PurePath("a"),
+        Path("b"),
+        1 << 20_000,
+        -(1 << 20_000),
+        float("-inf"),
+        set(),
+        {1},
+        frozenset(),
+        (1,),
+        (),
+        cases.Bits.A | cases.Bits.B,
+        cases.Color.BLUE,
+        cases.Loose([1]),
+        "\udc80",
+        {"\udc80": 1},
+        {"$a": 1},
+    ]
+    one = cases.Holder(items=values)
+    source: dict[str, Any] = {}
+    exec(one.to_python(), source)
+    assert source["artifact"] == one
+    again: Any = Furu.from_dict(json.loads(json.dumps(one.to_dict())))
+    assert again == one
+    assert again.items == values
+
+
+def test_other_code_whose_post_init_refuses() -> None:
+    made = entry(cases.Picky(n=1))
+    with pytest.raises(FuruSpecMismatch, match="ValueError: not 13"):
+        build(Entry(hash=made.hash, cls=made.cls, version=None, fields={"n": 13}), {})
 
 
 def test_from_dict_of_a_class_checks_the_class() -> None:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
+import importlib
 import math
 import subprocess
 import sys
 import uuid
 import zoneinfo
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import InitVar, dataclass
 from decimal import Decimal
-from pathlib import Path
-from typing import Annotated, Any, Literal, NewType, TypeVar, Union
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Final, Literal, LiteralString, NewType, TypeVar, Union
 
 import model_cases as cases
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import TypeAliasType
 
-from furu_async import Furu
+from furu_async import Furu, field
+from furu_async._model.identity import content
 from furu_async.errors import FuruDefinitionError
 
 UserId = NewType("UserId", int)
@@ -44,6 +47,38 @@ def holder(tp: Any) -> type[Furu[int]]:
 
 def keep(tp: Any, value: Any) -> Any:
     return holder(tp)(x=value).x  # type: ignore[call-arg, attr-defined]
+
+
+Json = TypeAliasType("Json", "int | str | list[Json] | dict[str, Json] | None")
+A = TypeVar("A")
+Pair = TypeAliasType("Pair", tuple[A, A], type_params=(A,))
+Constrained = TypeVar("Constrained", int, str)
+Recursive = dict[str, "int | Recursive"]
+
+
+class SubPath(type(Path())):  # type: ignore[misc]
+    pass
+
+
+def deep() -> Any:
+    value: Any = 1
+    for _ in range(100):
+        value = (value,)
+    return value
+
+
+def deep_dict() -> Any:
+    value: Any = 1
+    for _ in range(100):
+        value = {"a": value}
+    return value
+
+
+def deep_tree() -> Any:
+    value = cases.Tree(1)
+    for _ in range(100):
+        value = cases.Tree(1, (value,))
+    return value
 
 
 SAME = [
@@ -104,6 +139,20 @@ SAME = [
     (Any, {"a": [1, (2.0, None)]}),
     (object, cases.Leaf()),
     (Any, Untyped(1, 2)),
+    (Untyped, Untyped(1, "a")),
+    (PurePath, PurePath("a")),
+    (LiteralString, "a"),
+    (Json, {"a": [1, {"b": None}]}),
+    (Pair[int], (1, 2)),
+    (Constrained, "a"),
+    (list["int"], [1]),
+    (Recursive, {"a": {"b": 1}}),
+    (Final[int], 1),
+    (list[cases.Options], [{"name": "a"}]),
+    (set[Any] | None, {1}),
+    (MutableSequence[int], [1]),
+    (cases.Tree | cases.Point, cases.Point(1.0, 2.0)),
+    (str | Literal[1], 1),
 ]
 
 
@@ -140,6 +189,11 @@ CONVERTED = [
     (object, np.bool_(False), False),
     (int, cases.Level.HIGH, 2),
     (dict[str, int], collections.OrderedDict(a=1), {"a": 1}),
+    (Path, SubPath("a"), Path("a")),
+    (Any, SubPath("a"), Path("a")),
+    (Literal["a"], np.str_("a"), "a"),
+    (tuple[float, ...], Untyped(1, 2), (1.0, 2.0)),
+    (Untyped, Untyped(np.int64(1), 2), Untyped(1, 2)),
     (Any, collections.defaultdict(int, a=1), {"a": 1}),
 ]
 
@@ -216,6 +270,19 @@ REFUSED = [
     (Any, bytearray(b""), "supported type"),
     (float, np.zeros(()), "expected float"),
     (Any, range(3), "supported type"),
+    (complex, "a", "expected complex"),
+    (Decimal, 1, "expected Decimal"),
+    (dt.datetime, "2026", "expected datetime"),
+    (tuple[int, str], [1, "a"], "expected tuple"),
+    (Sequence[int], [1, "a"], "Made.x[1]"),
+    (AbstractSet[int], [1], "expected set"),
+    (cases.Options, [1], "a dict of type Options"),
+    (Json, {"a": [1, {"b": 1.5}]}, "Made.x"),
+    (cases.Leaf, cases.Train, "expected an artifact of class Leaf, got"),
+    (Any, deep(), "nested more than"),
+    (tuple[Any, Any], (deep(), 1), "nested more than"),
+    (Recursive, deep_dict(), "nested more than"),
+    (cases.Tree, deep_tree(), "nested more than"),
 ]
 
 
@@ -304,6 +371,75 @@ def test_names_are_found_at_the_first_instance_or_named() -> None:
         made(x=1)  # type: ignore[call-arg]
     with pytest.raises(FuruDefinitionError, match=r"Made\.x: its annotation '1 \+' cannot be evaluated"):
         holder("1 +")(x=1)  # type: ignore[call-arg]
+
+
+def test_imports_below_type_checking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "late_example"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "other.py").write_text("from .main import Main\nclass Size(int):\n    pass\n")
+    (package / "main.py").write_text(
+        """
+from __future__ import annotations
+import typing
+from typing import TYPE_CHECKING
+from furu_async import Furu, field
+from furu_async._model.identity import content
+
+if TYPE_CHECKING:
+    import datetime as dt
+    import pathlib
+    import no_such_module_at_all
+    from uuid import UUID as Id
+    from . import other
+    from .sub import deep as deeper
+    from pathlib import NoSuchName
+
+class Main(Furu[int]):
+    a: dt.date
+    b: pathlib.Path | None = None
+    c: Id | None = None
+    d: deeper.Kind | None = None
+
+    def _create(self) -> int:
+        return 1
+
+class Missing(Furu[int]):
+    x: no_such_module_at_all.Thing | None = None
+
+class Gone(Furu[int]):
+    x: NoSuchName | None = None
+
+class Unknown(Furu[int]):
+    x: list[Nowhere]
+"""
+    )
+    (package / "sub").mkdir()
+    (package / "sub" / "__init__.py").write_text("")
+    (package / "sub" / "deep.py").write_text("import enum\nclass Kind(enum.Enum):\n    A = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("late_example.main")
+    made = module.Main(a=dt.date(2026, 1, 1), b=Path("a"), c=uuid.UUID(int=1))
+    assert made.c == uuid.UUID(int=1)
+    for cls, name in (
+        (module.Missing, "no_such_module_at_all"),
+        (module.Gone, "NoSuchName"),
+    ):
+        with pytest.raises(FuruDefinitionError, match=rf"{cls.__name__}\.x: the name '{name}'"):
+            cls()
+    with pytest.raises(FuruDefinitionError, match=r"Unknown\.x: the name 'Nowhere'"):
+        module.Unknown(x=[])
+
+
+def test_a_default_that_does_not_fit() -> None:
+    body = {"__annotations__": {"x": "int"}, "x": field(default="a", since=True), "_create": lambda self: 1}
+    made = type("Made", (Furu,), body, name="some.Made")
+    with pytest.raises(FuruDefinitionError, match=r"Made\.x: expected int"):
+        made()
+    one = made(x=1)
+    made.__furu__.prefix = b"x"  # type: ignore[attr-defined]
+    with pytest.raises(FuruDefinitionError, match=r"Made\.x: its default: expected int"):
+        content(one)
 
 
 def test_local_classes_see_the_variables_of_their_function() -> None:
