@@ -41,8 +41,16 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
         "types: mypy --strict, pyright on what users write, completeness of the public types",
         [
             [_tool("mypy")],
-            [_tool("pyright"), "--project", "tests/typing/pyrightconfig.json"],
-            [_tool("pyright"), "--verifytypes", "furu_async", "--ignoreexternal"],
+            [_tool("mypy"), "tests/typing"],
+            [_tool("pyright"), "--pythonpath", sys.executable, "--project", "tests/typing"],
+            [
+                _tool("pyright"),
+                "--pythonpath",
+                sys.executable,
+                "--verifytypes",
+                "furu_async",
+                "--ignoreexternal",
+            ],
         ],
     ),
     "arch": ("architecture: who may import whom", [[_tool("lint-imports"), "--no-cache"]]),
@@ -79,7 +87,8 @@ def run_section(name: str) -> Result:
     print(f"\n=== {name}: {title}", flush=True)
     result, began = Result(name), time.monotonic()
     for number, command in enumerate(commands):
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"  # pyright asks the first `python` it finds for packages
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PATH": path}
         if "pytest" not in command:
             print(f"--- {' '.join(_short(part) for part in command)}", flush=True)
             code = _call(command, environment)
