@@ -139,6 +139,9 @@ def publish_encoded(
             "put them into an archive"
         )
     if problems:
+        if atomic.exists(paths.end(generation)):
+            # Replaced long ago, and the successor has cleared its folder.
+            return _compare(paths, generation, end)
         return PublishReply("broken", problems=problems)
     return _put_end(paths, generation, end, data, power)
 
@@ -156,9 +159,9 @@ def _put_end(paths: ArtifactPaths, n: int, end: End, data: bytes, power: bool) -
         if power:
             _sync_above(paths, n if success else 0)
         if not new.link(target):
-            there = _read_end_quietly(paths, n)
-            if there is None or there.token != end.token or there.status != end.status:
-                return PublishReply("fenced", there)
+            reply = _compare(paths, n, end)
+            if reply.r == "fenced":
+                return reply
         if power:
             atomic.sync_folder(paths.ends)
         if success:
@@ -175,11 +178,14 @@ def _put_end(paths: ArtifactPaths, n: int, end: End, data: bytes, power: bool) -
     return PublishReply("published", end)
 
 
-def _read_end_quietly(paths: ArtifactPaths, n: int) -> End | None:
+def _compare(paths: ArtifactPaths, n: int, end: End) -> PublishReply:
+    """What an end that exists means to whoever wanted to write ``end``: its own, by token, or another's."""
     try:
-        return marker.read_end(paths, paths.end(n), n)
+        there = marker.read_end(paths, paths.end(n), n)
     except Damaged:
-        return None
+        return PublishReply("fenced")
+    mine = there.token == end.token and there.status == end.status
+    return PublishReply("published" if mine else "fenced", there)
 
 
 def _sync_above(paths: ArtifactPaths, n: int) -> None:

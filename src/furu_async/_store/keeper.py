@@ -202,8 +202,8 @@ class Keeper:
     # -- children --------------------------------------------------------------------------------------------
 
     def _child(self, label: str, pid: int, start_time: int, token: str) -> Reply:
-        child = ChildRecord(pid=pid, start_time=start_time, token=token)
-        self._children[pid] = child
+        child = ChildRecord(pid=int(pid), start_time=int(start_time), token=str(token))
+        self._children[child.pid] = child
         for run in self._runs.values():
             _record_child(run.worker, child)
         return _OK

@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from store_env import paths_at
 
 from furu_async._store import atomic
 from furu_async._store.layout import ArtifactPaths
-from store_env import paths_at
 
 
 @pytest.fixture(autouse=True, params=["nameless", "named"])

@@ -39,7 +39,9 @@ def owner_card(root: Any, name: str, owner: Owner | None = None) -> Card:
         Claim(
             token=f"token-{name}",
             backend="local",
-            run_id=f"run-{name}", owner=owner or Owner(), beat=beat_path(f"run-{name}", "w")
+            run_id=f"run-{name}",
+            owner=owner or Owner(),
+            beat=beat_path(f"run-{name}", "w"),
         ),
     )
     card.write()
@@ -67,7 +69,11 @@ def success(paths: ArtifactPaths, n: int, card: Card, power: bool = False) -> En
 
 def failure(paths: ArtifactPaths, n: int, card: Card, kind: Any = "compute") -> End:
     return End(
-        generation=n, token=card.token, status="failure", hash=paths.hash, failure=Failure(kind=kind, message="no")
+        generation=n,
+        token=card.token,
+        status="failure",
+        hash=paths.hash,
+        failure=Failure(kind=kind, message="no"),
     )
 
 
@@ -78,7 +84,9 @@ def create(paths: ArtifactPaths, card: Card, text: str, power: bool = False) -> 
     reply = artifacts.claim(paths, seen.next_generation, card)
     assert reply.r == "claimed", reply
     write_result(paths, reply.generation, text)
-    published = artifacts.publish(paths, reply.generation, success(paths, reply.generation, card, power), power)
+    published = artifacts.publish(
+        paths, reply.generation, success(paths, reply.generation, card, power), power
+    )
     assert published.r == "published", published
     return reply.generation
 
@@ -132,7 +140,9 @@ def _label(name: str, args: tuple[Any, ...]) -> str:
 
 
 @contextmanager
-def every_call(decide: Callable[[int, str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[Any]:
+def every_call(
+    decide: Callable[[int, str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any],
+) -> Iterator[Any]:
     """Let ``decide(k, name, operation, args, kwargs)`` carry out the k-th changing call, k from 0."""
     count = [0]
 

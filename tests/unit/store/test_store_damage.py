@@ -6,6 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+from store_env import (
+    HASH,
+    OTHER_HASH,
+    create,
+    fail,
+    owner_card,
+    paths_at,
+    recover,
+    success,
+    value,
+    write_result,
+)
 
 from furu_async._store import artifacts, atomic
 from furu_async._store.layout import (
@@ -22,7 +34,6 @@ from furu_async._store.manifest import manifest_of, missing_files, sync_tree
 from furu_async._store.records import Claim, Damaged, End, ManifestEntry, Owner, decode, encode
 from furu_async.errors import FuruComputeError, FuruProtocolError
 from furu_async.report import Failure
-from store_env import HASH, OTHER_HASH, create, fail, owner_card, paths_at, recover, success, value, write_result
 
 DAMAGE: dict[str, bytes] = {
     "empty": b"",
@@ -78,7 +89,9 @@ def test_a_damaged_claim_is_held_by_an_unknown_owner(root: str, paths: ArtifactP
 
 @pytest.mark.fault("F20", "F112")
 @pytest.mark.parametrize("what", KINDS)
-def test_a_damaged_end_ends_its_generation_without_a_result(root: str, paths: ArtifactPaths, what: str) -> None:
+def test_a_damaged_end_ends_its_generation_without_a_result(
+    root: str, paths: ArtifactPaths, what: str
+) -> None:
     fail(paths, owner_card(root, "a"))
     damage(paths.end(1), what)
     seen = artifacts.look(paths)
@@ -308,7 +321,23 @@ def test_sync_tree_gives_checksums_that_are_verified(root: str, paths: ArtifactP
 
 @pytest.mark.fault("F111", "F27")
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "a..b", "../x", "a/b", "a.b/c", "/abs", "a\0b", "a\nb", "x" * 201, "é" * 150, "a b", "\ud800"]
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "a..b",
+        "../x",
+        "a/b",
+        "a.b/c",
+        "/abs",
+        "a\0b",
+        "a\nb",
+        "x" * 201,
+        "é" * 150,
+        "a b",
+        "\ud800",
+    ],
 )
 def test_names_that_cannot_be_folders_are_refused(root: str, name: str) -> None:
     with pytest.raises(FuruProtocolError):
@@ -316,7 +345,9 @@ def test_names_that_cannot_be_folders_are_refused(root: str, name: str) -> None:
 
 
 @pytest.mark.fault("F111")
-@pytest.mark.parametrize("hash", ["", "../x", HASH[:-1], HASH + "0", HASH.upper(), HASH[:-1] + "\n", "g" * 32])
+@pytest.mark.parametrize(
+    "hash", ["", "../x", HASH[:-1], HASH + "0", HASH.upper(), HASH[:-1] + "\n", "g" * 32]
+)
 def test_hashes_that_are_none_are_refused(root: str, hash: str) -> None:
     with pytest.raises(FuruProtocolError):
         ArtifactPaths(root, "pkg.Train", hash)
@@ -327,7 +358,11 @@ def test_hashes_that_are_none_are_refused(root: str, hash: str) -> None:
 @pytest.mark.fault("F111")
 @pytest.mark.parametrize("wid", ["", "..", ".x", "a/b", "../../x", "a\n", "x" * 101, "a b", "é"])
 def test_ids_that_cannot_be_folders_are_refused(root: str, wid: str) -> None:
-    for make in (lambda: RunPaths(root, wid), lambda: WorkerPaths(root, "run", wid), lambda: beat_path(wid, "w")):
+    for make in (
+        lambda: RunPaths(root, wid),
+        lambda: WorkerPaths(root, "run", wid),
+        lambda: beat_path(wid, "w"),
+    ):
         with pytest.raises(FuruProtocolError):
             make()
 
@@ -342,7 +377,14 @@ def test_a_beat_that_is_no_path_of_a_beat_names_no_worker(root: str) -> None:
     found = worker_of_beat(root, beat_path("run-1", "w1"))
     assert found is not None
     assert found.base == f"{root}/runs/run-1/workers/w1"
-    for beat in ("", "/etc/passwd", "runs/../workers/w/beat", "runs/r/workers/../beat", "a/b/c/d/e", "runs/r/workers/w"):
+    for beat in (
+        "",
+        "/etc/passwd",
+        "runs/../workers/w/beat",
+        "runs/r/workers/../beat",
+        "a/b/c/d/e",
+        "runs/r/workers/w",
+    ):
         assert worker_of_beat(root, beat) is None
 
 

@@ -9,11 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from furu_async._store import artifacts
-from furu_async._store.card import Card
-from furu_async._store.layout import ArtifactPaths
-from furu_async._store.sweep import sweep
 from store_env import (
     LOST_REPLY,
     calls_of,
@@ -30,6 +25,11 @@ from store_env import (
     with_error,
     write_result,
 )
+
+from furu_async._store import artifacts
+from furu_async._store.card import Card
+from furu_async._store.layout import ArtifactPaths
+from furu_async._store.sweep import sweep
 
 
 class Scene:
@@ -101,7 +101,10 @@ SCENES: dict[str, tuple[Step, Step]] = {
     "first claim": (lambda s: None, lambda s: artifacts.claim(s.paths, 1, s.card)),
     "second claim": (_failed_with_checkpoint, lambda s: artifacts.claim(s.paths, 2, s.card)),
     "publish": (_claimed, lambda s: artifacts.publish(s.paths, 1, success(s.paths, 1, s.card))),
-    "publish with power": (_claimed, lambda s: artifacts.publish(s.paths, 1, success(s.paths, 1, s.card, True), True)),
+    "publish with power": (
+        _claimed,
+        lambda s: artifacts.publish(s.paths, 1, success(s.paths, 1, s.card, True), True),
+    ),
     "publish over a stale marker": (
         _marker_stale,
         lambda s: artifacts.publish(s.paths, 2, success(s.paths, 2, s.card)),
@@ -174,7 +177,9 @@ def test_a_crash_before_any_call_leaves_the_old_or_the_new_state(name: str, tmp_
 
 
 @pytest.mark.fault("F17", "F18", "F19")
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.ESTALE, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize(
+    "number", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.ESTALE, errno.EROFS, errno.EDQUOT]
+)
 @pytest.mark.parametrize("name", SCENES)
 def test_an_error_at_any_call_is_said_and_trying_again_works(name: str, number: int, tmp_path: Path) -> None:
     prepare, step = SCENES[name]
@@ -245,13 +250,17 @@ def test_an_error_after_the_deed_is_found_out_by_trying_again(name: str, tmp_pat
         assert artifacts.is_marked(scene.paths)
 
 
-def test_a_published_result_is_published_whatever_happens_to_its_marker(root: str, paths: ArtifactPaths) -> None:
+def test_a_published_result_is_published_whatever_happens_to_its_marker(
+    root: str, paths: ArtifactPaths
+) -> None:
     card = owner_card(root, "a")
     artifacts.claim(paths, 1, card)
     write_result(paths, 1, "x")
     end = success(paths, 1, card)
 
-    def decide(k: int, name: str, operation: object, args: tuple[str, ...], kwargs: dict[str, object]) -> object:
+    def decide(
+        k: int, name: str, operation: object, args: tuple[str, ...], kwargs: dict[str, object]
+    ) -> object:
         if name == "link" and args[1] == paths.marker:
             raise OSError(errno.ENOSPC, "no space", paths.marker)
         return operation(*args, **kwargs)  # type: ignore[operator]
@@ -268,7 +277,9 @@ def test_a_store_that_cannot_be_written_can_be_read(root: str, paths: ArtifactPa
     create(paths, owner_card(root, "a"), "x")
     os.unlink(paths.marker)
 
-    def decide(k: int, name: str, operation: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    def decide(
+        k: int, name: str, operation: object, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
         if name != "open" or int(args[1]) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):  # type: ignore[call-overload]
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(args[0]))
         return operation(*args, **kwargs)  # type: ignore[operator]

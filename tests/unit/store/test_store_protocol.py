@@ -6,10 +6,6 @@ import errno
 import os
 
 import pytest
-
-from furu_async._store import artifacts, atomic, fs
-from furu_async._store.layout import ArtifactPaths
-from furu_async._store.records import End
 from store_env import (
     calls_of,
     create,
@@ -22,6 +18,10 @@ from store_env import (
     value,
     write_result,
 )
+
+from furu_async._store import artifacts, atomic, fs
+from furu_async._store.layout import ArtifactPaths
+from furu_async._store.records import End
 
 
 def test_a_cold_artifact_is_free_and_costs_one_call(paths: ArtifactPaths) -> None:
@@ -63,10 +63,21 @@ def test_a_fresh_claim_and_publish_make_few_calls(root: str, paths: ArtifactPath
     """The price of a small node: six folders, the claim, and one file with two names."""
     card = owner_card(root, "a")
     create(paths_at(root, "e" * 32), card, "x")
-    assert calls_of(lambda: artifacts.claim(paths, 1, card)) == ["mkdir", "mkdir", "mkdir", "link", *["mkdir"] * 3]
+    assert calls_of(lambda: artifacts.claim(paths, 1, card)) == [
+        "mkdir",
+        "mkdir",
+        "mkdir",
+        "link",
+        *["mkdir"] * 3,
+    ]
     write_result(paths, 1, "x")
     calls = calls_of(lambda: artifacts.publish(paths, 1, success(paths, 1, card)))
-    assert [name.replace("create", "open") for name in calls if name != "unlink"] == ["open", "write", "link", "link"]
+    assert [name.replace("create", "open") for name in calls if name != "unlink"] == [
+        "open",
+        "write",
+        "link",
+        "link",
+    ]
 
 
 def test_a_claim_is_a_link_of_the_card(root: str, paths: ArtifactPaths) -> None:
@@ -180,7 +191,9 @@ def test_what_is_missing_or_cut_short_is_not_published(root: str, paths: Artifac
 
 
 @pytest.mark.fault("F31")
-def test_an_artifact_deleted_while_computing_is_broken_and_then_made_anew(root: str, paths: ArtifactPaths) -> None:
+def test_an_artifact_deleted_while_computing_is_broken_and_then_made_anew(
+    root: str, paths: ArtifactPaths
+) -> None:
     import shutil
 
     card = owner_card(root, "a")
@@ -197,7 +210,9 @@ def test_an_artifact_deleted_while_computing_is_broken_and_then_made_anew(root: 
 
 
 @pytest.mark.fault("F71")
-def test_an_invalidated_result_is_computed_again_and_its_readers_keep_it(root: str, paths: ArtifactPaths) -> None:
+def test_an_invalidated_result_is_computed_again_and_its_readers_keep_it(
+    root: str, paths: ArtifactPaths
+) -> None:
     card = owner_card(root, "a")
     create(paths, card, "old")
     with open(f"{paths.attempt(1)}/value.txt") as reader:
@@ -235,7 +250,9 @@ def test_a_lost_marker_is_put_back_by_a_look(root: str, paths: ArtifactPaths) ->
 def _sleep_before_marker(paths: ArtifactPaths, end: End, meanwhile: object) -> None:
     """Publish, and let ``meanwhile`` happen between the link of the end and the marker."""
 
-    def decide(k: int, name: str, operation: object, args: tuple[str, ...], kwargs: dict[str, object]) -> object:
+    def decide(
+        k: int, name: str, operation: object, args: tuple[str, ...], kwargs: dict[str, object]
+    ) -> object:
         if name == "link" and args[1] == paths.marker and args[0] == paths.end(1):
             fs.restore()
             meanwhile()  # type: ignore[operator]
@@ -246,7 +263,9 @@ def _sleep_before_marker(paths: ArtifactPaths, end: End, meanwhile: object) -> N
 
 
 @pytest.mark.fault("F71", "F14")
-def test_a_publisher_that_slept_does_not_bring_back_an_invalid_marker(root: str, paths: ArtifactPaths) -> None:
+def test_a_publisher_that_slept_does_not_bring_back_an_invalid_marker(
+    root: str, paths: ArtifactPaths
+) -> None:
     card = owner_card(root, "a")
     artifacts.claim(paths, 1, card)
     write_result(paths, 1, "old")
@@ -275,7 +294,9 @@ def test_an_invalidator_that_caught_another_marker_puts_it_back(root: str, paths
     card = owner_card(root, "a")
     create(paths, card, "old")
 
-    def decide(k: int, name: str, operation: object, args: tuple[str, ...], kwargs: dict[str, object]) -> object:
+    def decide(
+        k: int, name: str, operation: object, args: tuple[str, ...], kwargs: dict[str, object]
+    ) -> object:
         if name == "rename" and args[0] == paths.marker:
             fs.restore()
             artifacts.invalidate(paths, 1, "by another")
@@ -305,11 +326,15 @@ def test_who_loads_checks_a_stale_marker_against_invalidations(root: str, paths:
 
 @pytest.mark.parametrize("number", [errno.EMLINK, errno.EXDEV, errno.EPERM])
 @pytest.mark.fault("F25")
-def test_a_card_that_cannot_be_linked_is_written_instead(root: str, paths: ArtifactPaths, number: int) -> None:
+def test_a_card_that_cannot_be_linked_is_written_instead(
+    root: str, paths: ArtifactPaths, number: int
+) -> None:
     card = owner_card(root, "a")
     first = card.path
 
-    def decide(k: int, name: str, operation: object, args: tuple[str, ...], kwargs: dict[str, object]) -> object:
+    def decide(
+        k: int, name: str, operation: object, args: tuple[str, ...], kwargs: dict[str, object]
+    ) -> object:
         if name == "link" and args[0] == first:
             raise OSError(number, os.strerror(number), args[0], None, args[1])
         return operation(*args, **kwargs)  # type: ignore[operator]
@@ -445,7 +470,9 @@ def test_new_files_have_the_permissions_of_the_umask(root: str, paths: ArtifactP
 def test_a_new_file_without_name_support_falls_back(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atomic, "_nameless", True)
 
-    def decide(k: int, name: str, operation: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    def decide(
+        k: int, name: str, operation: object, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
         if name == "open" and isinstance(args[1], int) and args[1] & os.O_TMPFILE == os.O_TMPFILE:
             raise OSError(errno.EOPNOTSUPP, "not supported")
         return operation(*args, **kwargs)  # type: ignore[operator]

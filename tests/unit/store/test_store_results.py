@@ -22,12 +22,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_env import with_error
 
 from furu_async._store import results
 from furu_async._store.manifest import manifest_of, missing_files
 from furu_async._store.records import Damaged
 from furu_async.errors import FuruComputeError, FuruError
-from store_env import with_error
 
 
 class Colour(enum.Enum):
@@ -214,14 +214,18 @@ VALUES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda v: f"{type(v).__name__}-{repr(v)[:20] if type(v) is not int else ''}")
+@pytest.mark.parametrize(
+    "value", VALUES, ids=lambda v: f"{type(v).__name__}-{repr(v)[:20] if type(v) is not int else ''}"
+)
 def test_a_value_comes_back_as_it_was(value: Any, tmp_path: Path) -> None:
     assert same(value, round_trip(value, tmp_path))
 
 
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner) | st.tuples(inner, inner),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text(st.characters()), inner) | st.tuples(inner, inner)
+    ),
     max_leaves=20,
 )
 
@@ -345,7 +349,9 @@ def test_a_full_disk_is_an_os_error_with_the_path(value: Any, tmp_path: Path) ->
 
 
 @pytest.mark.fault("F20", "F110", "F112")
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b'{"$":"nonsense"}', b'{"$":"tuple"}', b'{"$":["x"]}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", b"[" * 100_000, b'{"$":"nonsense"}', b'{"$":"tuple"}', b'{"$":["x"]}']
+)
 def test_a_damaged_result_says_so(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(content)
     with pytest.raises(Damaged, match=r"result\.json"):
