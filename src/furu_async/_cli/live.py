@@ -5,7 +5,7 @@ Imports rich, and is itself imported only when a display is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Group
 from rich.progress_bar import ProgressBar
@@ -29,10 +29,8 @@ _STYLES = {
 def draw(snap: Snapshot, elapsed: float, notes: list[str], label: Callable[[Active], str]) -> Group:
     """The display at one moment; ``elapsed`` in seconds; ``label`` names a node."""
     parts: list[Table | Text] = [_head(snap, elapsed), _states(snap)]
-    if snap.longest:
-        parts.append(_nodes(snap.longest, snap.running, "running", "green", label))
-    if snap.waits:
-        parts.append(_nodes(snap.waits, snap.waiting, "waiting", "yellow", label))
+    parts.extend(_nodes(snap.longest, snap.running, "running", "green", label))
+    parts.extend(_nodes(snap.waits, snap.waiting, "waiting", "yellow", label))
     parts.extend(Text(f"  {note}", style="red", overflow="ellipsis", no_wrap=True) for note in notes)
     return Group(*parts)
 
@@ -55,7 +53,7 @@ def _states(snap: Snapshot) -> Text:
         ("ready", snap.ready, ""),
         ("waiting", snap.waiting, "yellow"),
     ]
-    shown.append(("retries", snap.retries, "magenta"))
+    shown.append(("retry" if snap.retries == 1 else "retries", snap.retries, "magenta"))
     for name, count, style in shown:
         if count:
             text.append(f"{count:,} {name}  ", style=style)
@@ -64,17 +62,14 @@ def _states(snap: Snapshot) -> Text:
 
 def _nodes(
     nodes: tuple[Active, ...], count: int, title: str, style: str, label: Callable[[Active], str]
-) -> Table:
-    table = Table.grid(padding=(0, 1))
-    table.add_column(width=9)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+) -> Iterator[Text]:
+    """A line per node, cut at the terminal's width: lines that wrap would push the rest out of sight."""
     for index, node in enumerate(nodes):
         event = node.event
+        line = Text(f"  {title if index == 0 else '':<8}", style=style, no_wrap=True, overflow="ellipsis")
         attempt = f" (attempt {event.attempt})" if event.attempt > 1 else ""
         reason = f": {shorten(clean(event.message), 160)}" if event.message and title == "waiting" else ""
-        first = Text(f"  {title}" if index == 0 else "", style=style)
-        table.add_row(first, Text(duration(node.seconds)), Text(f"{label(node)}{attempt}{reason}"))
+        line.append(f"{duration(node.seconds):>12}  {label(node)}{attempt}{reason}", style="default")
+        yield line
     if count > len(nodes):
-        table.add_row("", "", Text(f"… and {count - len(nodes):,} more", style="dim"))
-    return table
+        yield Text(f"{'':22}  … and {count - len(nodes):,} more", style="dim")

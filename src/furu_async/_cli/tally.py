@@ -144,6 +144,8 @@ class Tally:
         """
         if total is None or self._first_start is None or self._all.count < _MIN_SAMPLES or total <= self.done:
             return None
+        if not running and any(event.kind in ("node_waiting", "node_retry") for event, _since in active):
+            return None  # everything waits: how long is not ours to say
         mean = self._all.seconds / self._all.count
         means = {name: each.seconds / each.count for name, each in list(self._by_class.items()) if each.count}
         work = max(0, total - self.done - len(active)) * mean

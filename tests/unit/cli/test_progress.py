@@ -144,7 +144,7 @@ def test_the_live_display_shows_counts_runners_and_reasons() -> None:
         "5/400",
         "1 min 00 s, about",
         "4 created  1 failed  12 running  1 waiting",
-        "running 1 min 00 s Train(n=0) (attempt 2)",
+        "running   1 min 00 s  Train(n=0) (attempt 2)",
         "… and 4 more",
         "Train(n=50): pid 7 on other-host holds the claim",
         "failed Train(n=60): compute: bad [bold]\\x1b[1m",

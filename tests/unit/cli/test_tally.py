@@ -74,6 +74,18 @@ def test_remaining_time_knows_classes_apart() -> None:
     assert tally.snapshot(103.0).remaining == 4.0
 
 
+def test_nothing_is_foretold_while_everything_waits() -> None:
+    tally = Tally()
+    tally.feed(event("planned", counts={"waiting": 6}), 0.0)
+    for node in range(4):
+        tally.feed(event("node_started", node), 0.0)
+        tally.feed(event("node_done", node, status="created"), 1.0)
+    tally.feed(event("node_retry", 4, message="again in 60 s"), 1.0)
+    assert tally.snapshot(2.0).remaining is None
+    tally.feed(event("node_started", 5), 2.0)
+    assert tally.snapshot(2.0).remaining is not None
+
+
 def test_a_node_longer_than_usual_leaves_no_negative_time() -> None:
     tally = Tally()
     tally.feed(event("planned", counts={"waiting": 5}), 0.0)
