@@ -81,7 +81,7 @@ def bury(case: Case) -> Remains:
             tail = spools.read(case.spool_base, case.spool)
     except OSError as error:
         trouble = f"its output could not be collected: {error}"
-    for number in (case.spool, case.spool + 1):  # it may have died after it had changed them
+    for number in (case.spool, case.spool + 1):  # after an attempt that wrote it has the next pair
         spools.remove(case.spool_base, number)
     return Remains(returncode, escaped, oom, tail, logged, trouble)
 

@@ -96,7 +96,6 @@ class Child:
         left = left_processes() or self.snapshot.left_threads()
         result.dirty = bool(left) or task.fresh
         result.why_dirty = left
-        result.spool = self.capture.number
         result.rss_mb = self.rss.megabytes()
         return result
 

@@ -72,7 +72,6 @@ class TaskResult(msgspec.Struct, kw_only=True, array_like=True, tag=3):
         why_dirty: what it was, for people.
         rss_mb: resident memory of the child after the attempt.
         logged: the folder holds ``log``, ``stdout`` or ``stderr``.
-        spool: which pair of spool files receives the child's output from now on.
     """
 
     id: int
@@ -86,7 +85,6 @@ class TaskResult(msgspec.Struct, kw_only=True, array_like=True, tag=3):
     why_dirty: str = ""
     rss_mb: float = 0.0
     logged: bool = False
-    spool: int = 0
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -118,15 +118,17 @@ def sweep(leader: int, token: str, born: int, *, rounds: int = 3) -> list[int]:
         rounds: a process that forks while it is looked for is found in the next round.
     """
     escaped: list[int] = []
+    done = {leader, os.getpid()}
     for _ in range(rounds):
         end_group(leader)
         found = {
             pid: start
             for pid, (_, start) in processes().items()
-            if start >= born and pid not in (leader, os.getpid()) and carries(pid, token)
+            if start >= born and pid not in done and carries(pid, token)
         }
         if not found:
             break
+        done |= found.keys()
         outside = {pid for pid in found if _group(pid) != leader}
         escaped += [pid for pid in end_each(found) if pid in outside]
     return escaped

@@ -44,7 +44,7 @@ class Snapshot:
         self.environ = os.environ
         self.environ_items = dict(os.environ)
         self.environ_raw = _raw(os.environ)
-        self.handlers = [_getsignal(number) for number in _SIGNALS]
+        self.handlers = [*map(_getsignal, _SIGNALS)]
         self.mask = _sigmask(signal.SIG_BLOCK, ())
         self.path, self.path_items = sys.path, list(sys.path)
         self.argv, self.argv_items = sys.argv, list(sys.argv)
@@ -106,6 +106,8 @@ class Snapshot:
         signal.setitimer(signal.ITIMER_REAL, 0)
         if _sigmask(signal.SIG_SETMASK, self.mask) != self.mask:
             changed = True
+        if [*map(_getsignal, _SIGNALS)] == self.handlers:
+            return changed
         for number, handler in zip(_SIGNALS, self.handlers, strict=True):
             if _getsignal(number) != handler and handler is not None:
                 signal.signal(number, handler)
@@ -136,9 +138,7 @@ class Snapshot:
         warnings.showwarning = self.show
         if warnings.filters == self.filters:
             return shown
-        if (
-            len(sys.modules) != self.modules
-        ):  # set by a module that _create imported: its filters stay with it
+        if len(sys.modules) != self.modules:  # _create imported a module: the filters it sets stay with it
             self.filters = list(warnings.filters)
             return shown
         warnings.filters[:] = self.filters  # type: ignore[index]
@@ -186,7 +186,8 @@ class Snapshot:
         stubborn = [thread.name for thread in others if not thread.daemon]
         if stubborn:
             return f"{len(stubborn)} thread(s) still running: {', '.join(stubborn[:5])}"
-        return f"{len(others)} daemon threads" if len(others) > MANY_THREADS else ""
+        grown = threading.active_count() - self.threads
+        return f"{grown} more daemon threads than at its start" if grown > MANY_THREADS else ""
 
 
 def left_processes() -> str:

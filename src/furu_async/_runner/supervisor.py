@@ -234,7 +234,7 @@ class Child:
             if isinstance(message, TaskResult):
                 self.tasks.pop(message.id, None)
                 self.running = None
-                self._begun = (0, message.spool)
+                self._begun = (0, self._begun[1])
                 self.dirty = self.dirty or message.dirty
                 self.rss_mb = message.rss_mb
                 self._inbox.append(message)

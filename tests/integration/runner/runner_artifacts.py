@@ -271,9 +271,14 @@ class OwnStdout(Furu[int]):
 
 
 class LeavesProcess(Furu[int]):
-    """Leaves a process behind: a plain child, or a daemon that forked twice into a session of its own."""
+    """Leaves a process behind: a plain child, or a daemon that forked twice into a session of its own.
+
+    ``bare``: it does not even keep its environment. ``stay``: the attempt goes on afterwards.
+    """
 
     daemon: bool
+    bare: bool = False
+    stay: bool = False
     pid_file: Path
 
     def _create(self) -> int:
@@ -287,11 +292,14 @@ class LeavesProcess(Furu[int]):
             "os.rename(sys.argv[1] + '.tmp', sys.argv[1])\n"
             "time.sleep(300)\n"
         )
-        process = subprocess.Popen([sys.executable, "-c", code, str(self.pid_file), str(self.daemon)])
+        command = [sys.executable, "-c", code, str(self.pid_file), str(self.daemon)]
+        process = subprocess.Popen(command, env={} if self.bare else None)
         while not self.pid_file.exists():
             time.sleep(0.01)
         if self.daemon:
             process.wait()
+        while self.stay:
+            time.sleep(60)
         return 1
 
 

@@ -25,7 +25,7 @@ from runner_artifacts import (
     Validates,
 )
 
-from furu_async._runner.messages import TaskBegun, TaskResult
+from furu_async._runner.messages import Forget, TaskBegun, TaskResult
 from furu_async._store import results
 
 
@@ -129,13 +129,19 @@ async def test_tasks_run_in_order_and_begin_one_by_one(bench: Bench) -> None:
     assert begun == ended == [task.id for task in tasks]
 
 
-async def test_take_back_what_has_not_begun(bench: Bench, tmp_path: Path) -> None:
+async def test_take_back_what_has_not_begun(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     child = await bench.child()
     first = bench.give(child, Slow(release=tmp_path / "go"))
     await bench.begun(first)
     later = [bench.task(child, Number(n=n)) for n in range(5)]
     child.give(*later)
-    assert child.take_back(2) == later[:2:-1], "the newest first"
+    sent: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(child._link, "send", sent.extend)
+        assert child.take_back(2) == later[:2:-1], "the newest first"
+    assert sent == [Forget([later[4].id, later[3].id])], "their bodies need not be kept"
     last = bench.give(child, Number(n=9))
     (tmp_path / "go").touch()
     await bench.result(last)

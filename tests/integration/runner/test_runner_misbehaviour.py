@@ -168,10 +168,12 @@ async def test_process_is_put_in_order_between_attempts(bench: Bench, tmp_path: 
 
 
 @pytest.mark.fault("F89")
-@pytest.mark.parametrize("daemon", [False, True])
-async def test_processes_left_behind_are_found_and_ended(bench: Bench, tmp_path: Path, daemon: bool) -> None:
+@pytest.mark.parametrize(("daemon", "bare"), [(False, False), (True, False), (True, True)])
+async def test_processes_left_behind_are_found_and_ended(
+    bench: Bench, tmp_path: Path, daemon: bool, bare: bool
+) -> None:
     child = await bench.child()
-    task = bench.task(child, LeavesProcess(daemon=daemon, pid_file=tmp_path / "pid"))
+    task = bench.task(child, LeavesProcess(daemon=daemon, bare=bare, pid_file=tmp_path / "pid"))
     later = bench.task(child, Number(n=1))
     child.give(task, later)
     result = await bench.result(task)
@@ -188,11 +190,12 @@ async def test_processes_left_behind_are_found_and_ended(bench: Bench, tmp_path:
 @pytest.mark.fault("F89")
 async def test_daemon_of_a_killed_attempt_is_ended(bench: Bench, tmp_path: Path) -> None:
     child = await bench.child()
-    bench.give(child, LeavesProcess(daemon=True, pid_file=tmp_path / "pid"))
+    bench.give(child, LeavesProcess(daemon=True, stay=True, pid_file=tmp_path / "pid"))
     left = int(await bench.until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
     os.kill(child.pid, signal.SIGKILL)
     gone = await bench.gone(child)
-    assert gone.returncode in (-9, 0)
+    assert gone.returncode == -9
+    assert gone.escaped == (left,)
     await bench.until(lambda: not lives(left))
 
 

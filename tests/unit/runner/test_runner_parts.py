@@ -8,15 +8,18 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import warnings
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from furu_async._runner import capture, messages, processes, restore, spools
+from furu_async._runner import burial, capture, messages, processes, restore, spools
 from furu_async._runner.capture import AttemptLog, open_spool, place, spool_path
+from furu_async._runner.channel import Channel, ChannelLost
 from furu_async._runner.link import Link
 from furu_async._runner.messages import Forget, FrameBuffer, Hello, Ready, TaskBegun, TaskResult, TaskSpec
 from furu_async._store.records import ManifestEntry
@@ -232,8 +235,6 @@ def test_descendants() -> None:
 
 
 def test_process_is_only_ended_with_its_start_time() -> None:
-    import subprocess
-
     process = subprocess.Popen(["sleep", "60"])
     try:
         born = processes.start_time(process.pid)
@@ -326,5 +327,84 @@ async def test_what_was_sent_before_the_end_is_read() -> None:
     ends.link.close()
 
 
-async def test_capture_of_descriptors_needs_no_file_when_silent() -> None:
-    assert capture.LONG_SECS < spools.EXPOSE_SECS, "an attempt that can be shown always ends its spools"
+def test_an_attempt_that_can_be_shown_always_ends_its_spools() -> None:
+    assert capture.LONG_SECS < spools.EXPOSE_SECS
+
+
+def test_bodies_of_tasks_taken_back_are_dropped_and_their_entries_stay() -> None:
+    near, far = socket.socketpair()
+    ids, ids_back = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ids_back.setblocking(False)
+    channel = Channel(far.fileno(), ids_back.fileno())
+    other = msgspec.structs.replace(SPEC, id=7)
+    near.send(messages.frame([SPEC, other]) + messages.frame([Forget([SPEC.id])]))
+    assert channel.body(7) == other
+    assert channel.arrived() == [SPEC, other]
+    assert channel._bodies == {}
+    assert channel.poll_id() is None
+    ids.close()
+    with pytest.raises(ChannelLost) as caught:
+        channel.poll_id()
+    assert not caught.value.closed_here
+    ids_back.close()
+    with pytest.raises(ChannelLost) as caught:
+        channel.poll_id()
+    assert caught.value.closed_here
+    near.close()
+    with pytest.raises(ChannelLost):
+        channel.send([Ready(1)])
+    far.close()
+
+
+# -- ends --------------------------------------------------------------------------------------------------------------
+
+
+class _AlwaysOom:
+    def take(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("command", "asked", "returncode", "oom"),
+    [("kill -9 $$", False, -9, True), ("kill -9 $$", True, -9, False), ("exit 3", False, 3, False)],
+)
+def test_memory_is_asked_about_after_a_sigkill_that_was_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, asked: bool, returncode: int, oom: bool
+) -> None:
+    monkeypatch.setattr(burial, "oom_counter", _AlwaysOom)
+    process = subprocess.Popen(["sh", "-c", command], start_new_session=True)
+    base = str(tmp_path / "w")
+    _spool(base, 0, "out", b"said\n")
+    _spool(base, 1, "out", b"")
+    case = burial.Case(process.pid, 0, "no-such-token", base, 0, str(tmp_path / "a"), True, asked)
+    remains = burial.bury(case)
+    assert (remains.returncode, remains.oom, remains.log_tail) == (returncode, oom, "said")
+    assert process.wait() == returncode
+    assert burial.exit_status(process.pid) is None
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.fault("F103")
+@pytest.mark.parametrize(("number", "how"), [("lifeline._F_SETSIG", "kernel"), ("9999", "thread")])
+def test_lifeline(number: str, how: str) -> None:
+    code = (
+        "import sys, time\n"
+        "from furu_async._runner import lifeline\n"
+        f"lifeline._F_SETSIG = {number}\n"
+        "print(lifeline.bind(int(sys.argv[1])), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    near, far = os.pipe()
+    command = [sys.executable, "-c", code, str(near)]
+    process = subprocess.Popen(
+        command, pass_fds=[near], start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
+    os.close(near)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == how
+        os.close(far)
+        assert process.wait(5) == -9
+    finally:
+        process.kill()
+        process.communicate()
