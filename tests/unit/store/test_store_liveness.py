@@ -30,11 +30,6 @@ from furu_async._store.records import ChildRecord, Claim, Owner, encode
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(100)"]
 
 
-@pytest.fixture(autouse=True, params=[None])
-def _new_files() -> None:
-    """These tests make no files that are linked."""
-
-
 @pytest.fixture
 def processes() -> Iterator[list[subprocess.Popen[Any]]]:
     started: list[subprocess.Popen[Any]] = []

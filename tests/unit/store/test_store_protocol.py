@@ -23,6 +23,8 @@ from furu_async._store import artifacts, atomic, fs
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.records import End
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 def test_a_cold_artifact_is_free_and_costs_one_call(paths: ArtifactPaths) -> None:
     calls: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -98,15 +99,18 @@ class Crowd:
             worker.wait(10)
 
 
-@pytest.fixture(params=[2, 8])
-def crowd(request: pytest.FixtureRequest, root: str) -> Iterator[Crowd]:
-    crowd = Crowd(root, request.param)
+@pytest.fixture(scope="module", params=[2, 8])
+def crowd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
+    crowd = Crowd(str(tmp_path_factory.mktemp("store")), request.param)
     yield crowd
     crowd.close()
 
 
+_fresh = itertools.count()
+
+
 def hashes(count: int) -> list[str]:
-    return [f"{i:032x}" for i in range(scaled(count))]
+    return [f"{next(_fresh):032x}" for _ in range(scaled(count))]
 
 
 @pytest.mark.fault("F65")
