@@ -8,27 +8,44 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import random
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import anyio
 
+import furu_async
+from furu_async._executors import overrides
 from furu_async._executors.base import Executor, Node, Request
 from furu_async._executors.ledger import Ledger
 from furu_async._executors.planner import Planner
 from furu_async._executors.watcher import Watcher
 from furu_async._model.artifact import Furu, class_info, specs_of
 from furu_async._plan import commands as do
-from furu_async._plan.events import Event, Failed, Policy, Stop, Wanted
+from furu_async._plan.events import Event, Failed, Policy, Probed, Stop, Tick, Wanted
 from furu_async._plan.machine import State, advance
+from furu_async._runtime import clock
+from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig
+from furu_async._store import atomic
+from furu_async._store.layout import RunPaths
+from furu_async._store.records import RunRecord, encode
 from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError
 
 _SLICE = 0.004
 _NAP = 0.0
+_MOST_TARGETS = 1000
+
+logger = logging.getLogger("furu_async")
+
+
+def _log_trouble(writing: Future[None]) -> None:
+    if not writing.cancelled() and writing.exception() is not None:
+        logger.warning("run.json could not be written: %s", writing.exception())
 
 
 class Driver:
@@ -70,6 +87,7 @@ class Driver:
         self._random = random.Random(seed)
         self.token = uuid.uuid4().hex
         self.context = contextvars.copy_context()
+        self._overridden = overrides.active()
         self.planner = Planner(
             self.root, config, self.nodes, self.register, self.post, self.note, self._wants_rerun
         )
@@ -104,8 +122,19 @@ class Driver:
         self.ledger.started(node, attempt, worker)
 
     def opened(self) -> None:
-        """The run's folder is there: begin the journal."""
+        """The run's folder is there: say in it what was asked for, begin the journal."""
         self.ledger.open()
+        record = RunRecord(
+            run_id=self.run_id,
+            executor=self.executor.kind,
+            targets=[obj.furu_hash for obj in self.targets[:_MOST_TARGETS]],
+            names=sorted({class_info(type(obj)).name for obj in self.targets}),
+            created_at=clock.wall(),
+            library=furu_async.__version__,
+        )
+        path = RunPaths(self.root, self.run_id).record
+        writing = DOOR.files.submit(atomic.replace, path, encode(record))
+        writing.add_done_callback(_log_trouble)
 
     def fail(self, error: FuruError) -> None:
         """Nothing can go on: end the run with this error."""
@@ -204,8 +233,6 @@ class Driver:
             with anyio.move_on_after(max(0.0, wakeup - loop.time())):
                 await self._wake.wait()
             if loop.time() >= wakeup:
-                from furu_async._plan.events import Tick
-
                 self._inbox.append(Tick())
         self._wake.clear()
 
@@ -223,7 +250,10 @@ class Driver:
     # -- commands --------------------------------------------------------------------------------------------
 
     def _probe(self, command: do.Probe) -> None:
-        self.planner.ask(command.node)
+        if self._overridden and self.context.run(overrides.has, self.nodes[command.node].obj):
+            self.post(Probed(command.node, "valid"))
+        else:
+            self.planner.ask(command.node, command.careful)
 
     def _start(self, command: do.Start) -> None:
         node = self.nodes[command.node]

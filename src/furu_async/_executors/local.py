@@ -302,6 +302,13 @@ class LocalExecutor:
 
 
 def _remove_folder(path: str) -> None:
+    """Remove the spool folder, and the worker's and the workers' folders if nothing else is in them."""
     import shutil
 
     shutil.rmtree(path, ignore_errors=True)
+    for _ in range(2):
+        path = os.path.dirname(path)
+        try:
+            os.rmdir(path)
+        except OSError:
+            return

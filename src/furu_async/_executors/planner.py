@@ -148,11 +148,18 @@ class Planner:
         self.wanted: list[str] = []
         self.done: set[str] = set()
         self.reran: set[str] = set()
+        self._careful: set[str] = set()
         self._slots = asyncio.Semaphore(_PARALLEL)
 
-    def ask(self, node: str) -> None:
-        """Put a node on the list; `flush` sends the list off."""
+    def ask(self, node: str, careful: bool = False) -> None:
+        """Put a node on the list; `flush` sends the list off.
+
+        Args:
+            careful: somebody could not load its result: a marker is not enough, look at its files.
+        """
         self.wanted.append(node)
+        if careful:
+            self._careful.add(node)
 
     def flush(self, group: anyio.abc.TaskGroup) -> None:
         """Start a batch for what was asked since the last time."""
@@ -169,8 +176,9 @@ class Planner:
             exact: list[Node] = []
             for digest in hashes:
                 node = self.nodes[digest]
-                careful = node.info.has_validate or (digest not in self.reran and self.wants_rerun(node))
-                (exact if careful else plain).append(node)
+                again = digest not in self.reran and self.wants_rerun(node)
+                closely = node.info.has_validate or again or digest in self._careful
+                (exact if closely else plain).append(node)
             for nodes, exactly in ((plain, False), (exact, True)):
                 if nodes:
                     await self._look(nodes, exactly)
@@ -217,14 +225,16 @@ class Planner:
             self.reran.add(node.hash)
             node.supersede = answer.generation
             return Found("absent", answer.generation)
-        if not node.info.has_validate:
+        careful = node.hash in self._careful
+        self._careful.discard(node.hash)
+        if not node.info.has_validate and not careful:
             return answer
-        verdict: Validation = await validate_stored(node.obj, self.config)
+        verdict: Validation = await validate_stored(node.obj, self.config, files=careful)
         if verdict.verdict == "valid":
             return answer
         if verdict.verdict == "unknown":
             return Found("unknown", answer.generation, detail=verdict.detail)
-        if verdict.raised:
-            self.note(verdict.detail)
+        if verdict.raised or careful:
+            self.note(f"{node.obj!r} is computed again: {verdict.detail}")
         node.supersede = answer.generation
         return Found("absent", answer.generation, detail=verdict.detail)

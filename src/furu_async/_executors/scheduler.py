@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import math
 import os
 import uuid
@@ -48,6 +49,10 @@ EventListener = Callable[[RunEvent], None]
 CANCEL_SECS = 30.0
 """Bound on the end of a cancelled run."""
 
+_LISTED = 50
+
+logger = logging.getLogger("furu_async")
+
 _current: ContextVar[Scheduler | None] = ContextVar("furu_scheduler", default=None)
 
 
@@ -68,9 +73,9 @@ def check_targets(targets: Furu[Any] | Iterable[Furu[Any]]) -> list[Furu[Any]]:
     if isinstance(targets, Furu):
         return [targets]
     try:
-        objs = list(targets)
+        objs: list[Any] = list(targets)
     except TypeError:
-        objs = [targets]  # type: ignore[list-item]
+        objs = [targets]
     for obj in objs:
         if not isinstance(obj, Furu):
             what = f"the class {obj.__name__}" if isinstance(obj, type) else repr(obj)[:80]
@@ -172,11 +177,23 @@ class Run:
             )
         if why == "cancel":
             raise FuruRunCancelled(f"run {self.run_id} was cancelled: {report.counts}", "", report)
-        if why == "error":
+        if why == "error" and not report.counts["failed"]:
             raise FuruExecutorError(f"run {self.run_id} was ended: {end.detail if end else ''}")
+        if why == "error" and self._check:
+            raise FuruRunFailed(f"run {self.run_id} was ended: {self._failed_list(report)}", "", report)
         if self._check and not report.ok:
             raise FuruRunFailed(f"run {self.run_id} failed: {report.counts}", "", report)
         return report
+
+    def _failed_list(self, report: RunReport) -> str:
+        """Every failed node on a line of its own, up to a bound; for a run that was refused or given up."""
+        failed = [node for node in report if node.status == "failed"]
+        lines = [f"{n.label} [{n.hash[:12]}]: {n.failure.line() if n.failure else ''}" for n in failed[:_LISTED]]
+        if len(failed) > _LISTED:
+            lines.append(f"… and {len(failed) - _LISTED} more")
+        refused = not any(node.attempts for node in failed) and not self._driver.state.policy.retry_failed
+        why = "these have failed before, and retry_failed=False lets that stand" if refused else "it cannot go on"
+        return "\n  ".join([f"{why}:", *lines])
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -345,6 +362,7 @@ class Scheduler:
         warning = root_warning(str(settings.path))
         if warning:
             ledger.note(warning)
+        announce(str(settings.path))
         self._runs.add(run)
         self._group.start_soon(self._host_run, run, name=f"furu run {run_id}")
         return run
@@ -432,6 +450,16 @@ def make_policy(
         infra_secs=config.infra_secs,
         hold_starts=has_limits or dependency_methods_exist(),
     )
+
+
+_announced: set[str] = set()
+
+
+def announce(root: str) -> None:
+    """Say once per process which store is used."""
+    if root not in _announced:
+        _announced.add(root)
+        logger.info("furu_async keeps its results in %s (FURU_PATH)", root)
 
 
 def check_rerun(rerun: Sequence[str]) -> tuple[str, ...]:

@@ -200,5 +200,3 @@ class KeeperClient:
                 pass  # it hangs in the kernel; it holds nothing of ours and init will have it
         self._drop_socket()
         self._process = None
-
-

@@ -80,7 +80,9 @@ def load_result(obj: Furu[T], root: str) -> T:
     except FileNotFoundError as error:
         raise missing(obj, root, f"its result is damaged: {error}") from error
     except FuruComputeError as error:
-        raise FuruComputeError(f"the stored result of {obj!r} cannot be loaded: {error.message}", error.hint) from error
+        raise FuruComputeError(
+            f"the stored result of {obj!r} cannot be loaded: {error.message}", error.hint
+        ) from error
     return value
 
 
