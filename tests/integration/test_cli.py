@@ -15,6 +15,7 @@ import pytest
 SCRIPT = Path(sys.executable).parent / "furu-async"
 
 SOURCE = """
+import signal
 import time
 from pathlib import Path
 from furu_async import Furu
@@ -42,7 +43,19 @@ class Slow(Furu[int]):
         time.sleep(self.secs)
         return 1
 
+class Stubborn(Furu[int]):
+    def _create(self) -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        Path("stubborn-began").touch()
+        for _ in range(60):
+            try:
+                time.sleep(1.0)
+            except BaseException:
+                pass
+        return 1
+
 good = [Word(n=1), Word(n=2)]
+stubborn = Stubborn()
 mixed = [Word(n=1), Above(bad=Bad())]
 slow = Slow()
 nap = [Slow(secs=2.0), Word(n=1)]
@@ -208,30 +221,81 @@ def test_a_timeout_ends_the_run_with_code_1(folder: Path) -> None:
     assert "1.5" in done.stderr
 
 
+class Terminal:
+    """The script under a terminal of its own, as a shell would start it in the foreground."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        pid, self.master = pty.fork()
+        if pid == 0:
+            os.chdir(folder)
+            os.execve(SCRIPT, [str(SCRIPT), *arguments], environment())
+        self.pid = pid
+        self.shown = bytearray()
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.master, keys)
+
+    def read_to_the_end(self, seconds: float = 60.0) -> int:
+        """Collect what is shown until the program has ended; returns its exit code."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            ready, _, _ = select.select([self.master], [], [], 0.2)
+            if ready:
+                try:
+                    part = os.read(self.master, 65536)
+                except OSError:  # the other side is closed: the program has ended
+                    break
+                if not part:
+                    break
+                self.shown += part
+        os.close(self.master)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
 def test_on_a_terminal_the_progress_is_live(folder: Path) -> None:
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [SCRIPT, "run", "steps:nap"], cwd=folder, env=environment(), stdin=slave, stdout=slave, stderr=slave
-    )
-    os.close(slave)
-    shown = bytearray()
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        ready, _, _ = select.select([master], [], [], 0.2)
-        if ready:
-            try:
-                part = os.read(master, 65536)
-            except OSError:  # the other side is closed: the program has ended
-                break
-            if not part:
-                break
-            shown += part
-    os.close(master)
-    assert process.wait(timeout=10) == 0
-    text = shown.decode()
+    terminal = Terminal(folder, "run", "steps:nap")
+    assert terminal.read_to_the_end() == 0
+    text = terminal.shown.decode()
     assert text.startswith("run ")
     assert "Slow(secs=2.0)" in text
     assert " running" in text
     assert "\x1b[" in text  # it was drawn over
     assert "done: 2 nodes" in text
     assert text.count("results in") == 1
+
+
+@pytest.mark.fault("F96")
+def test_ctrl_c_on_a_terminal_ends_the_run_in_order(folder: Path) -> None:
+    # The key sends the signal to the whole foreground group: keeper and children must not die of it by themselves.
+    terminal = Terminal(folder, "run", "steps:slow")
+    wait_for(folder / "slow-began")
+    family = psutil.Process(terminal.pid).children(recursive=True)
+    began = time.monotonic()
+    terminal.press(b"\x03")
+    assert terminal.read_to_the_end(30.0) == 130
+    assert time.monotonic() - began < 15
+    text = terminal.shown.decode()
+    assert "Traceback" not in text
+    assert "1 cancelled" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is back
+    _gone, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+    assert "never computed" not in call(folder, "show", "steps:slow").stdout
+
+
+@pytest.mark.fault("F96", "F93")
+def test_a_second_ctrl_c_does_not_wait_for_the_grace_period(folder: Path) -> None:
+    terminal = Terminal(folder, "run", "steps:stubborn")
+    wait_for(folder / "stubborn-began")
+    family = psutil.Process(terminal.pid).children(recursive=True)
+    terminal.press(b"\x03")
+    time.sleep(1.0)
+    began = time.monotonic()
+    terminal.press(b"\x03")
+    code = terminal.read_to_the_end(30.0)
+    took = time.monotonic() - began
+    assert code == 130, terminal.shown.decode()
+    assert took < 3.0, terminal.shown.decode()
+    assert "Traceback" not in terminal.shown.decode()
+    _gone, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
