@@ -14,6 +14,8 @@ from functools import cache
 
 from furu_async._runner import processes, spools
 from furu_async._runner.exits import OomCounter
+from furu_async._runner.messages import TaskSpec
+from furu_async.report import Failure, FailureKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,43 @@ class Remains:
     log_tail: str = ""
     logged: bool = False
     trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildGone:
+    """The child's process has ended, and with it everything it had started. Always the last message.
+
+    Attributes:
+        returncode: as `subprocess.Popen.returncode`; None if it could not be learned.
+        expected: we had asked for it (`Child.warn`, `Child.kill`, `Child.aclose`).
+        kind: ``killed``, or ``oom`` with evidence.
+        text: what happened, a sentence.
+        running: the task that was running; its attempt is lost.
+        not_begun: tasks that were given and had not begun; unharmed.
+        log_tail: last lines of what the running task had written.
+        logged: the running task's folder holds what it wrote.
+        escaped: pids of daemons that had left the process group and were ended too.
+    """
+
+    pid: int
+    returncode: int | None
+    expected: bool
+    kind: FailureKind
+    text: str
+    running: TaskSpec | None = None
+    not_begun: tuple[TaskSpec, ...] = ()
+    log_tail: str = ""
+    logged: bool = False
+    escaped: tuple[int, ...] = ()
+
+    def failure(self) -> Failure:
+        """The failure of the task that was running."""
+        return Failure(
+            kind=self.kind,
+            message=self.text,
+            log_path=self.running.directory if self.running is not None and self.logged else "",
+            log_tail=self.log_tail,
+        )
 
 
 @cache

@@ -38,6 +38,7 @@ class Link:
         self._frames = messages.FrameBuffer()
         self._unsent = bytearray()
         self._writing = False
+        self._held: list[ToChild] | None = None
         self._waiting: deque[int] = deque()
         self._open = True
         self._ended = False
@@ -46,7 +47,26 @@ class Link:
     # -- frames --------------------------------------------------------------------------------------
 
     def send(self, what: Sequence[ToChild]) -> None:
-        """Send messages as one frame, now or when there is room."""
+        """Send messages, now or when there is room.
+
+        What follows in the same turn of the loop is held and leaves as one frame: a burst of tasks costs one system
+        call, and a single one does not wait.
+        """
+        if self._held is not None:
+            self._held += what
+            return
+        self._send_frame(what)
+        self._held = []
+        self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            self._send_frame(held)
+        if self._waiting and self._open:
+            self._send_ids()
+
+    def _send_frame(self, what: Sequence[ToChild]) -> None:
         if not self._open:
             return
         data = messages.frame(what)
@@ -115,9 +135,10 @@ class Link:
     # -- ids -----------------------------------------------------------------------------------------
 
     def put_ids(self, ids: Iterable[int]) -> None:
-        """Queue tasks behind what is queued already."""
+        """Queue tasks behind what is queued already; those whose bodies are held go with them."""
         self._waiting.extend(ids)
-        self._send_ids()
+        if not self._held:
+            self._send_ids()
 
     def _send_ids(self) -> None:
         """Send ids while the socket takes them; the rest goes when the child has taken some."""

@@ -14,18 +14,17 @@ import secrets
 import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 from furu_async._model.artifact import Furu
 from furu_async._model.table import Entry
 from furu_async._runner import burial, exits, launch, objects, processes, spools
 from furu_async._runner.burial import Case, Remains
+from furu_async._runner.burial import ChildGone as ChildGone
 from furu_async._runner.link import Link
 from furu_async._runner.messages import Forget, Hello, TaskBegun, TaskResult, TaskSpec, ToSupervisor
 from furu_async._runtime.blocking import DOOR
 from furu_async.errors import FuruExecutorError, FuruInternalError
-from furu_async.report import Failure, FailureKind
 
 START_SECS = 60.0
 _LOOK_SECS = 0.05
@@ -34,43 +33,6 @@ _HANG_UP_SECS = 1.0
 _SEARCH_SECS = 1.0
 _BURIAL_SECS = 10.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildGone:
-    """The child's process has ended, and with it everything it had started. Always the last message.
-
-    Attributes:
-        returncode: as `subprocess.Popen.returncode`; None if it could not be learned.
-        expected: we had asked for it (`Child.warn`, `Child.kill`, `Child.aclose`).
-        kind: ``killed``, or ``oom`` with evidence.
-        text: what happened, a sentence.
-        running: the task that was running; its attempt is lost.
-        not_begun: tasks that were given and had not begun; unharmed.
-        log_tail: last lines of what the running task had written.
-        logged: the running task's folder holds what it wrote.
-        escaped: pids of daemons that had left the process group and were ended too.
-    """
-
-    pid: int
-    returncode: int | None
-    expected: bool
-    kind: FailureKind
-    text: str
-    running: TaskSpec | None = None
-    not_begun: tuple[TaskSpec, ...] = ()
-    log_tail: str = ""
-    logged: bool = False
-    escaped: tuple[int, ...] = ()
-
-    def failure(self) -> Failure:
-        """The failure of the task that was running."""
-        return Failure(
-            kind=self.kind,
-            message=self.text,
-            log_path=self.running.directory if self.running is not None and self.logged else "",
-            log_tail=self.log_tail,
-        )
 
 
 Message = TaskBegun | TaskResult | ChildGone
@@ -295,10 +257,14 @@ class Child:
             return {}
 
     async def aclose(self, grace: float = 5.0) -> None:
-        """End the child: an idle one by hanging up, one that runs a task or is dirty as `kill` does."""
+        """End the child: an idle one by hanging up, one that runs a task or is dirty as `kill` does.
+
+        What it had been given and had not begun comes back with `ChildGone`.
+        """
         if self._gone.is_set():
             return
         self._asked = True
+        self._link.take_ids(len(self.tasks))  # what has not begun is not to begin now
         if self.running is None and not self.dirty:
             self._link.hang_up()
             await self._wait_gone(min(grace, _HANG_UP_SECS))

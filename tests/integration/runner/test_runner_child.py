@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -290,6 +292,35 @@ async def test_idle_child_ends_when_warned_and_when_closed(bench: Bench) -> None
     await second.aclose()
     assert not lives(second.pid)
     assert not second.alive
+
+
+async def test_closed_child_gives_back_what_it_had_not_begun(bench: Bench) -> None:
+    child = await bench.child()
+    tasks = [bench.task(child, Number(n=n)) for n in range(40)]
+    for task in tasks:
+        child.give(task)
+    await child.aclose()
+    gone = await bench.gone(child)
+    done = [m.id for m in bench.messages if isinstance(m, TaskResult)]
+    back = [task.id for task in gone.not_begun]
+    assert done + back == [task.id for task in tasks]
+    assert back
+
+
+async def test_a_thousand_tasks_through_two_children(
+    bench: Bench, record_property: Callable[[str, object], None]
+) -> None:
+    first, second = await asyncio.gather(bench.child(), bench.child())
+    objs = [Number(n=n) for n in range(1000)]
+    began = time.perf_counter()
+    tasks = [bench.give(child, obj) for child, obj in zip([first, second] * 500, objs, strict=True)]
+    await bench.said(lambda m: isinstance(m, TaskResult) and m.id == tasks[-2].id)
+    await bench.said(lambda m: isinstance(m, TaskResult) and m.id == tasks[-1].id)
+    record_property("us_per_task", (time.perf_counter() - began) * 1000)
+    answers = {m.id: m for m in bench.messages if isinstance(m, TaskResult)}
+    assert len(answers) == 1000
+    assert all(answer.ok for answer in answers.values())
+    assert first.tasks == second.tasks == {}
 
 
 @pytest.mark.fault("F95")

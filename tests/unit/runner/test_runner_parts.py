@@ -313,6 +313,42 @@ async def test_a_slow_reader_gets_everything() -> None:
     ends.close()
 
 
+async def test_a_burst_is_one_frame_and_one_message_does_not_wait() -> None:
+    ends = Ends()
+    ends.far.setblocking(False)
+    buffer = FrameBuffer()
+
+    def frames() -> list[list[messages.ToChild]]:
+        try:
+            buffer.feed(ends.far.recv(1 << 20))
+        except BlockingIOError:
+            pass
+        return [messages.to_child_decoder.decode(payload) for payload in buffer.payloads()]
+
+    for n in range(5):
+        ends.link.send([Forget([n])])
+        ends.link.put_ids([n])
+    assert frames() == [[Forget([0])]]
+    assert ends.take() == 0
+    with pytest.raises(BlockingIOError):
+        ends.take()
+    await asyncio.sleep(0)
+    assert frames() == [[Forget([n]) for n in range(1, 5)]]
+    assert [ends.take() for _ in range(4)] == [1, 2, 3, 4]
+    ends.link.send([Forget([5])])
+    ends.link.send([Forget([6])])
+    ends.link.put_ids([5, 6])
+    assert ends.link.take_ids(1) == [6], "held ids can be taken back, too"
+    await asyncio.sleep(0)
+    assert len(frames()) == 2
+    await asyncio.sleep(0)
+    ends.link.send([Forget([9])])
+    assert frames() == [[Forget([9])]]
+    ends.link.send([Forget([10])])
+    ends.close()
+    await asyncio.sleep(0)
+
+
 async def test_what_was_sent_before_the_end_is_read() -> None:
     ends = Ends()
     ends.far.send(messages.frame([Ready(1)]) + messages.frame([TaskBegun(1, 0)])[:5])
