@@ -252,6 +252,8 @@ class RichProgress:
             redirect_stdout=_is_terminal(sys.stdout),
         )
         self._live.start()
+        # rich hides the cursor; a process that is killed could not bring it back.
+        self._console.show_cursor(True)
 
     def on_event(self, event: RunEvent) -> None:
         """Count the event; nothing is drawn here."""
