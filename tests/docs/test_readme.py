@@ -55,7 +55,26 @@ def test_a_program_of_the_readme_does_what_is_printed(name: str, tmp_path: Path)
 
 def test_the_readme_shows_the_programs_it_should() -> None:
     assert list(PROGRAMS) == ["pipeline.py", "failures.py", "service.py"]
-    assert all(steps for name, (_source, steps) in PROGRAMS.items() if name != "service.py")
+    assert all(steps for _source, steps in PROGRAMS.values())
+
+
+def test_the_commands_of_the_readme_work_on_its_pipeline(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.py").write_text(PROGRAMS["pipeline.py"][0], encoding="utf-8")
+    commands = re.findall(r"^\$ (furu-async .*?)(?:  +#.*)?$", README, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        script = Path(sys.executable).parent / "furu-async"
+        done = subprocess.run(
+            [script, *command.split()[1:]],
+            cwd=tmp_path,
+            env={key: value for key, value in os.environ.items() if not key.startswith("FURU_")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "there     since" in done.stdout
 
 
 def test_the_readme_names_every_setting_with_its_default() -> None:
