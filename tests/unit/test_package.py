@@ -72,6 +72,19 @@ def _checker_names(module: ModuleType) -> dict[str, object]:
     return names
 
 
+@pytest.mark.fault("F24")
+def test_no_module_takes_a_file_lock() -> None:
+    # On network file systems they may do nothing, or be lost; claims are links instead.
+    for name in module_names():
+        source = inspect.getsource(importlib.import_module(name))
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                imported = {each.name for each in node.names} | {getattr(node, "module", None)}
+                assert not imported & {"fcntl", "filelock", "portalocker", "fasteners", "flock", "lockf"}, (
+                    name
+                )
+
+
 def in_a_process(code: str, *flags: str) -> str:
     done = subprocess.run(
         [sys.executable, *flags, "-c", code], capture_output=True, text=True, check=False, timeout=60
