@@ -76,13 +76,15 @@ def _checker_names(module: ModuleType) -> dict[str, object]:
 def test_no_module_takes_a_file_lock() -> None:
     # On network file systems they may do nothing, or be lost; claims are links instead.
     for name in module_names():
-        source = inspect.getsource(importlib.import_module(name))
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                imported = {each.name for each in node.names} | {getattr(node, "module", None)}
-                assert not imported & {"fcntl", "filelock", "portalocker", "fasteners", "flock", "lockf"}, (
-                    name
-                )
+        tree = ast.parse(inspect.getsource(importlib.import_module(name)))
+        used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        used |= {
+            each.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for each in node.names
+        }
+        assert not used & {"flock", "lockf", "F_SETLK", "F_SETLKW", "filelock", "portalocker"}, name
 
 
 def in_a_process(code: str, *flags: str) -> str:
