@@ -104,7 +104,6 @@ class Encoder:
     def __init__(self, array: Sink, blob: Sink) -> None:
         self._array = array
         self._blob = blob
-        self._open: set[int] = set()
         self._depth = 0
 
     def encode(self, value: Any) -> Any:
@@ -130,9 +129,9 @@ class Encoder:
         return self._object(value, kind)
 
     def _container(self, value: Any, kind: type[Any]) -> Any:
-        if id(value) in self._open or self._depth >= MAX_DEPTH:
+        # Where it refers to itself, it is this limit that ends it.
+        if self._depth >= MAX_DEPTH:
             raise _too_deep()
-        self._open.add(id(value))
         self._depth += 1
         try:
             if kind is dict:
@@ -143,7 +142,6 @@ class Encoder:
             return {"$": _CONTAINERS[kind], "v": items}
         finally:
             self._depth -= 1
-            self._open.discard(id(value))
 
     def _dict(self, value: dict[Any, Any]) -> Any:
         if "$" not in value and all(type(key) is str and _is_text(key) for key in value):
@@ -180,14 +178,7 @@ class Encoder:
             # What __post_init__ set beside the fields belongs to it; what was only cached does not.
             if name not in state and not isinstance(getattr(kind, name, None), cached_property):
                 state[name] = item
-        where = reference(kind)
-        if id(value) in self._open:
-            raise _too_deep()
-        self._open.add(id(value))
-        try:
-            return {"$": "data", "c": where, "v": self._container(state, dict)}
-        finally:
-            self._open.discard(id(value))
+        return {"$": "data", "c": reference(kind), "v": self._container(state, dict)}
 
     def _numpy(self, value: Any, kind: type[Any]) -> Any:
         numpy = sys.modules["numpy"]

@@ -97,6 +97,7 @@ def test_a_damaged_end_ends_its_generation_without_a_result(
     seen = artifacts.look(paths)
     assert (seen.verdict, seen.generation, seen.end) == ("free", 1, None)
     assert any(paths.end(1) in note for note in seen.notes)
+    assert what != "huge" or "more than any file of this kind" in seen.notes[0]
     assert recover(paths, owner_card(root, "b")) == 2
 
 
@@ -155,10 +156,13 @@ def test_what_is_kept_of_a_huge_file_is_bounded(root: str, paths: ArtifactPaths)
 
 
 @pytest.mark.fault("F20")
+@pytest.mark.parametrize("status", [b'"success"', b'{"new":"shape"}'])
 @pytest.mark.parametrize("where", ["claim", "end", "marker"])
-def test_a_record_of_a_newer_version_is_left_alone(root: str, paths: ArtifactPaths, where: str) -> None:
+def test_a_record_of_a_newer_version_is_left_alone(
+    root: str, paths: ArtifactPaths, where: str, status: bytes
+) -> None:
     card = owner_card(root, "a")
-    newer = b'{"v":2,"generation":1,"token":"t","status":{"new":"shape"}}'
+    newer = b'{"v":2,"generation":1,"token":"t","backend":"local","status":' + status + b"}"
     if where == "claim":
         artifacts.claim(paths, 1, card)
         Path(paths.claim(1)).unlink()
@@ -346,7 +350,7 @@ def test_names_that_cannot_be_folders_are_refused(root: str, name: str) -> None:
 
 @pytest.mark.fault("F111")
 @pytest.mark.parametrize(
-    "hash", ["", "../x", HASH[:-1], HASH + "0", HASH.upper(), HASH[:-1] + "\n", "g" * 32]
+    "hash", ["", "../x", HASH[:-1], HASH + "0", HASH.upper(), HASH[:-1] + "\n", HASH + "\n", "g" * 32]
 )
 def test_hashes_that_are_none_are_refused(root: str, hash: str) -> None:
     with pytest.raises(FuruProtocolError):

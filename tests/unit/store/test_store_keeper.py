@@ -411,6 +411,19 @@ def test_a_run_opened_later_knows_the_children_that_are_there(root: str) -> None
     made.handle(["close"])
 
 
+def test_a_keeper_that_replaces_another_ends_its_children_too(root: str) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-S", "-c", "import time; time.sleep(100)"], start_new_session=True
+    )
+    try:
+        opened(root).handle(["child", "seat", child.pid, start_time(child.pid), "t"])
+        opened(root).supervisor_died()
+        assert start_time(child.pid) is None
+    finally:
+        child.kill()
+        child.wait()
+
+
 def test_invalidating_and_computing_again(root: str, paths: ArtifactPaths) -> None:
     made = opened(root)
     made.handle(["claim", root, "r1", NAME, HASH])

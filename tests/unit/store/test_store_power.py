@@ -140,9 +140,11 @@ def publish_on(paths: ArtifactPaths, power: bool) -> None:
     card = owner_card(paths.root, "a")
     reply = artifacts.claim(paths, 1, card)
     assert reply.r == "claimed"
-    fd = fs.open(paths.attempt(1) + "/value.txt", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    fs.write(fd, b"new")
-    fs.close(fd)
+    fs.mkdir(paths.attempt(1) + "/sub")
+    for name in ("value.txt", "sub/more"):
+        fd = fs.open(f"{paths.attempt(1)}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        fs.write(fd, b"new")
+        fs.close(fd)
     assert artifacts.publish(paths, 1, success(paths, 1, card, power), power).r == "published"
 
 

@@ -313,6 +313,43 @@ def test_an_invalidator_that_caught_another_marker_puts_it_back(root: str, paths
 
 
 @pytest.mark.fault("F71")
+@pytest.mark.parametrize("what", ["invalidate", "publish"])
+def test_others_may_look_between_any_two_calls(what: str, root: str) -> None:
+    """A look puts the marker right, also in the middle of a step that is about to change it."""
+    for k in range(30):
+        paths = paths_at(root, f"{k:032x}")
+        card = owner_card(root, "a")
+        if what == "invalidate":
+            create(paths, card, "x")
+        else:
+            artifacts.claim(paths, 1, card)
+            write_result(paths, 1, "x")
+        end = success(paths, 1, card)
+
+        def decide(
+            at: int,
+            name: str,
+            operation: object,
+            args: tuple[str, ...],
+            kwargs: dict[str, object],
+            k: int = k,
+            paths: ArtifactPaths = paths,
+        ) -> object:
+            if at == k:
+                fs.restore()
+                artifacts.look(paths)
+            return operation(*args, **kwargs)  # type: ignore[operator]
+
+        with every_call(decide):
+            if what == "invalidate":
+                assert artifacts.invalidate(paths, 1, "again")
+            else:
+                assert artifacts.publish(paths, 1, end).r == "published"
+        assert artifacts.is_marked(paths) is (what == "publish"), k
+        assert value(paths) == ("x" if what == "publish" else None), k
+
+
+@pytest.mark.fault("F71")
 def test_who_loads_checks_a_stale_marker_against_invalidations(root: str, paths: ArtifactPaths) -> None:
     """What stays when a publisher dies between making its marker and looking for an invalidation."""
     create(paths, owner_card(root, "a"), "old")
@@ -483,3 +520,23 @@ def test_a_new_file_without_name_support_falls_back(root: str, monkeypatch: pyte
         assert atomic.write_new_linked(f"{root}/new", b"data")
     assert atomic.read_bytes(f"{root}/new") == b"data"
     assert os.listdir(root) == ["new"]
+
+
+@pytest.mark.fault("F17")
+def test_a_short_write_is_continued(root: str, paths: ArtifactPaths) -> None:
+    """A disk that is nearly full, or a signal, cuts a write short without an error."""
+
+    def decide(
+        k: int, name: str, operation: object, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
+        if name == "write":
+            return operation(args[0], bytes(args[1])[:7])  # type: ignore[operator, call-overload]
+        return operation(*args, **kwargs)  # type: ignore[operator]
+
+    with every_call(decide):
+        card = owner_card(root, "a")
+        create(paths, card, "x")
+    seen = artifacts.look(paths)
+    assert (seen.verdict, seen.notes) == ("published", [])
+    assert atomic.read_bytes(card.path) == atomic.read_bytes(paths.claim(1))
+    assert value(paths) == "x"
