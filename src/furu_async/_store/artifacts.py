@@ -19,7 +19,7 @@ from furu_async._store import atomic, fs, marker
 from furu_async._store.card import Card
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.look import Look as Look
-from furu_async._store.look import drop_marker
+from furu_async._store.look import drop_marker, look_at
 from furu_async._store.look import look as look
 from furu_async._store.manifest import missing_files
 from furu_async._store.manifest import verify_manifest as verify_manifest
@@ -74,7 +74,7 @@ def claim(paths: ArtifactPaths, generation: int, card: Card) -> ClaimReply:
     fresh = False
     if generation > 1:
         if not atomic.exists(paths.end(generation - 1)):
-            return _not_claimed(paths, generation)
+            return _refused(look(paths))
     else:
         fresh = _make_artifact_folders(paths)
     try:
@@ -83,7 +83,7 @@ def claim(paths: ArtifactPaths, generation: int, card: Card) -> ClaimReply:
         atomic.make_folders(paths.claims)
         linked = card.link(target)
     if not linked and not card.owns(target):
-        return _not_claimed(paths, generation)
+        return _refused(look_at(paths, generation))
     if fresh:
         for folder in (paths.ends, paths.attempts, paths.attempt(generation)):
             try:
@@ -93,16 +93,15 @@ def claim(paths: ArtifactPaths, generation: int, card: Card) -> ClaimReply:
                 pass
         return ClaimReply("claimed", generation)
     if atomic.exists(paths.end(generation)):
-        return _not_claimed(paths, generation)
+        return _refused(look_at(paths, generation))
     fresh_folder(paths, generation)
     if generation > 1:
         carry_checkpoint(paths, generation)
     return ClaimReply("claimed", generation)
 
 
-def _not_claimed(paths: ArtifactPaths, generation: int) -> ClaimReply:
-    seen = look(paths)
-    return ClaimReply("published" if seen.verdict == "published" else "taken", generation, seen)
+def _refused(seen: Look) -> ClaimReply:
+    return ClaimReply("published" if seen.verdict == "published" else "taken", seen.generation, seen)
 
 
 def _make_artifact_folders(paths: ArtifactPaths) -> bool:
@@ -234,7 +233,7 @@ def takeover(
     if reply.r != "published" and (reply.end is None or reply.end.status == "success"):
         seen = look(paths)
         if seen.verdict != "free" or seen.generation != generation:
-            return ClaimReply("published" if seen.verdict == "published" else "taken", generation, seen)
+            return _refused(seen)
     elif end_owner is not None:
         end_owner()
     return claim(paths, generation + 1, card)

@@ -78,6 +78,19 @@ def look(paths: ArtifactPaths) -> Look:
     return found or Look("claimed", newest, _read_claim(paths, newest, notes), notes=notes)
 
 
+def look_at(paths: ArtifactPaths, n: int) -> Look:
+    """`look`, knowing that generation n is claimed (a link met EEXIST).
+
+    A listing may be a minute old on NFS; the names themselves are asked for, which goes to the server.
+    """
+    seen = look(paths)
+    if seen.generation >= n or seen.verdict == "damaged":
+        return seen
+    if atomic.exists(paths.end(n)):
+        return _look_ended(paths, n, seen.notes)
+    return Look("claimed", n, _read_claim(paths, n, seen.notes), notes=seen.notes)
+
+
 def _newest(folder: str, notes: list[str]) -> int:
     """The greatest generation in a folder of them, 0 if it has none, -1 if there is no such folder."""
     try:

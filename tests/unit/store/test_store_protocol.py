@@ -540,3 +540,33 @@ def test_a_short_write_is_continued(root: str, paths: ArtifactPaths) -> None:
     assert (seen.verdict, seen.notes) == ("published", [])
     assert atomic.read_bytes(card.path) == atomic.read_bytes(paths.claim(1))
     assert value(paths) == "x"
+
+
+@pytest.mark.fault("F21")
+@pytest.mark.parametrize("theirs", ["claimed", "failed", "published"])
+def test_a_stale_listing_does_not_hide_what_a_link_met(root: str, paths: ArtifactPaths, theirs: str) -> None:
+    """On NFS the folder still looks as it did a minute ago."""
+    fail(paths, owner_card(root, "a"))
+    other = owner_card(root, "b")
+    artifacts.claim(paths, 2, other)
+    write_result(paths, 2, "x")
+    if theirs == "failed":
+        artifacts.finish(paths, 2, failure(paths, 2, other))
+    elif theirs == "published":
+        artifacts.publish(paths, 2, success(paths, 2, other))
+        os.unlink(paths.marker)
+
+    def wrap(name: str, operation: object) -> object:
+        return (lambda path: ["1"]) if name == "listdir" else operation
+
+    fs.install(wrap)  # type: ignore[arg-type]
+    try:
+        seen = artifacts.look(paths)
+        assert (seen.verdict, seen.next_generation) == ("free", 2)
+        reply = artifacts.claim(paths, 2, owner_card(root, "c"))
+    finally:
+        fs.restore()
+    assert reply.look is not None
+    assert reply.look.generation == 2
+    assert reply.r == ("published" if theirs == "published" else "taken")
+    assert reply.look.verdict == {"claimed": "claimed", "failed": "free", "published": "published"}[theirs]
