@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from furu_async import errors as errors
     from furu_async._executors.local import Local as Local
-    from furu_async._executors.scheduler import Run as Run
+    from furu_async._executors.runs import Run as Run
     from furu_async._executors.scheduler import Scheduler as Scheduler
     from furu_async._model.artifact import Furu as Furu
     from furu_async._model.artifact import aget_all as aget_all
@@ -41,7 +41,7 @@ _HOMES = {
     "Local": "_executors.local",
     "NodeOutcome": "report",
     "Retry": "_model.resources",
-    "Run": "_executors.scheduler",
+    "Run": "_executors.runs",
     "RunEvent": "report",
     "RunReport": "report",
     "Scheduler": "_executors.scheduler",

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from furu_async._executors.scheduler import EventListener, ExecutorLike, OnFailure, Scheduler
+from furu_async._executors.scheduler import EventListener, ExecutorLike, Scheduler
 from furu_async._executors.sync import run_sync
 from furu_async._model import context
 from furu_async._model.artifact import Furu
+from furu_async._plan.events import OnFailure
 from furu_async._runtime.config import FuruConfig, active_config
 from furu_async.errors import FuruDefinitionError
 from furu_async.report import RunEvent, RunReport

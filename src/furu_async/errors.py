@@ -88,7 +88,12 @@ class FuruMissingArtifact(FuruProtocolError):
     """
 
     def __init__(
-        self, message: str = "", hint: str = "", missing: str = "", wanted_by: str = "", declared: bool = False
+        self,
+        message: str = "",
+        hint: str = "",
+        missing: str = "",
+        wanted_by: str = "",
+        declared: bool = False,
     ) -> None:
         super().__init__(message, hint)
         self.args = (message, hint, missing, wanted_by, declared)

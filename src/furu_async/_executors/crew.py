@@ -108,6 +108,23 @@ class Crew:
         """Seats that take tasks, or will as soon as their child is there."""
         return sum(not seat.retiring for seat in self.seats)
 
+    def seat_seeing(self, devices: str) -> Seat | None:
+        """A free seat whose child sees just these GPUs, or is being started so; if there is none one is made.
+
+        None: every seat is busy.
+        """
+        env = {"CUDA_VISIBLE_DEVICES": devices}
+        free = [s for s in self.seats if not s.retiring and (s.child is None or not s.child.tasks)]
+        for seat in free:
+            if seat.env == env:
+                return seat
+        if self.active() >= self.size:
+            idle = [seat for seat in free if seat.child is not None]
+            if not idle:
+                return None
+            self.dismiss(idle[0])
+        return self.hire(env)
+
     def hire(self, env: Mapping[str, str] | None = None) -> Seat:
         """Add a seat and start its child."""
         self._count += 1

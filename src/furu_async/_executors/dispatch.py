@@ -13,17 +13,13 @@ from typing import Any
 
 from furu_async._executors.crew import Crew, Seat
 from furu_async._executors.jobs import Job, Step, Steps
+from furu_async._executors.monitor import Monitor
 from furu_async._executors.resources import NOTHING, Budget, visible_devices
 from furu_async._plan.events import Started
 from furu_async._runner.messages import TaskBegun, TaskResult, TaskSpec
 from furu_async._runner.supervisor import ChildGone
-from furu_async._runtime.blocking import DOOR
 from furu_async.report import Failure
 
-_MONITOR_SECS = 0.1
-_SHOW_LOGS_SECS = 0.25
-_STUCK_AHEAD_SECS = 0.05
-_RELEASE_SECS = 2.0
 _EARLY_DEATHS = 5
 
 
@@ -51,7 +47,7 @@ class Dispatcher:
         self._crew: Crew | None = None
         self._pump_due = False
         self._next_id = 0
-        self._monitor: asyncio.TimerHandle | None = None
+        self._monitor = Monitor(self)
         self._loop = asyncio.get_running_loop()
         self._start_failures = 0
         self._background: set[asyncio.Task[Any]] = set()
@@ -98,8 +94,13 @@ class Dispatcher:
         self._hand_out()
         self._hire()
         self._claim_ahead()
-        if self.by_task and self._monitor is None:
-            self._monitor = self._loop.call_later(_MONITOR_SECS, self._watch)
+        if self.by_task:
+            self._monitor.wake()
+
+    @property
+    def seats(self) -> list[Seat]:
+        """The seats there are now."""
+        return list(self._crew.seats) if self._crew is not None else []
 
     @property
     def crew(self) -> Crew:
@@ -158,6 +159,9 @@ class Dispatcher:
     def _hand_out(self) -> None:
         if not self.claimed or self._crew is None:
             return
+        if self.budget.gpus:
+            self._hand_out_with_gpus(self._crew)
+            return
         prefetch = not self.budget.counted
         seats = [s for s in self._crew.seats if s.child is not None and s.child.alive and not s.retiring]
         rooms = [(len(s.child.tasks), s.number, s) for s in seats if s.child is not None]
@@ -171,19 +175,26 @@ class Dispatcher:
             if job.unwanted:
                 self._release(job)
                 continue
-            if not self._give(job, seat):
-                continue
+            self._give(job, seat)
             heapq.heapreplace(rooms, (held + 1, number, seat))
 
-    def _give(self, job: Job, seat: Seat) -> bool:
+    def _hand_out_with_gpus(self, crew: Crew) -> None:
+        """Each job goes to a child that sees just the GPUs it holds; such a child may have to be started first."""
+        later: list[Job] = []
+        for job in sorted(self.claimed):
+            if job.unwanted:
+                self._release(job)
+                continue
+            seat = crew.seat_seeing(visible_devices(job.grant))
+            if seat is None or seat.child is None:
+                later.append(job)
+            else:
+                self._give(job, seat)
+        self.claimed = later
+
+    def _give(self, job: Job, seat: Seat) -> None:
         child = seat.child
         assert child is not None
-        if job.grant.gpus and (seat.env or {}).get("CUDA_VISIBLE_DEVICES") != visible_devices(job.grant):
-            seat = self._seat_with_gpus(job, seat)
-            if seat.child is None:
-                heapq.heappush(self.claimed, job)
-                return False
-            child = seat.child
         request = job.origin
         node, run = request.node, request.run
         self._next_id += 1
@@ -205,24 +216,6 @@ class Dispatcher:
                 power=run.config.durability,
             )
         )
-        return True
-
-    def _seat_with_gpus(self, job: Job, idle: Seat) -> Seat:
-        """Replace an idle child by one that sees just the GPUs of this job."""
-        wanted = visible_devices(job.grant)
-        for seat in self.crew.seats:
-            free = seat.child is not None and not seat.child.tasks and not seat.retiring
-            if free and (seat.env or {}).get("CUDA_VISIBLE_DEVICES") == wanted:
-                return seat
-        for seat in self.crew.seats:
-            if (
-                seat.child is None
-                and not seat.retiring
-                and (seat.env or {}).get("CUDA_VISIBLE_DEVICES") == wanted
-            ):
-                return seat
-        self.crew.dismiss(idle)
-        return self.crew.hire({"CUDA_VISIBLE_DEVICES": wanted})
 
     # -- what children say -----------------------------------------------------------------------------------
 
@@ -264,12 +257,12 @@ class Dispatcher:
                 self._on_gone(seat, message)
         if seat.retiring and child.alive and not child.tasks:
             self.steps.keeper.request(("child_gone", child.pid), lambda _: None)
-            self._crew_or_none_dismiss(seat)
+            self._dismiss(seat)
         self.poke()
 
-    def _crew_or_none_dismiss(self, seat: Seat) -> None:
+    def _dismiss(self, seat: Seat, grace: float | None = None) -> None:
         if self._crew is not None:
-            self._crew.dismiss(seat)
+            self._crew.dismiss(seat, grace)
 
     def _on_begun(self, seat: Seat, message: TaskBegun) -> None:
         job = self.by_task.get(message.id)
@@ -287,11 +280,11 @@ class Dispatcher:
         if result.dirty:
             seat.retiring = True
             if job is not None and seat.child is not None:
-                self._take_back_from(seat)
+                self.take_back_from(seat)
                 job.origin.run.note(
                     f"{job.origin.node.obj!r} left something behind ({result.why_dirty}); its worker is replaced"
                 )
-                self._crew_or_none_dismiss_hard(seat)
+                self._dismiss(seat, grace=0.0)
         if job is None:
             return
         if not result.ok and job.stopped and result.failure is not None:
@@ -299,15 +292,10 @@ class Dispatcher:
         log_path = job.paths.attempt(job.generation) if result.logged or not result.ok else ""
         self._conclude(job, result, log_path)
 
-    def _crew_or_none_dismiss_hard(self, seat: Seat) -> None:
-        if self._crew is not None:
-            self._crew.dismiss(seat, grace=0.0)
-
     def _on_gone(self, seat: Seat, gone: ChildGone) -> None:
         """The child's process group is gone; its output lies in the attempt's folder."""
         self.steps.keeper.request(("child_gone", gone.pid), lambda _: None)
-        if self._crew is not None:
-            self._crew.dismiss(seat)
+        self._dismiss(seat)
         for task in gone.not_begun:
             job = self.by_task.pop(task.id, None)
             if job is not None:
@@ -356,7 +344,8 @@ class Dispatcher:
         job.step = Step.PUBLISHING
         self.steps.release(job)
 
-    def _take_back_from(self, seat: Seat) -> None:
+    def take_back_from(self, seat: Seat) -> None:
+        """Get back what a child was given and has not begun; the claims stay ours."""
         child = seat.child
         if child is None:
             return
@@ -374,7 +363,7 @@ class Dispatcher:
             return
         seat: Seat = job.worker
         if not job.begun:
-            self._take_back_from(seat)
+            self.take_back_from(seat)
         if job.step is Step.GIVEN:
             job.stopped, job.stop_text = kind, text
             self._end_child(seat)
@@ -384,63 +373,19 @@ class Dispatcher:
         child = seat.child
         if child is None:
             return
-        self._take_back_from(seat)
+        self.take_back_from(seat)
         seat.retiring = True
-        self._spawn(child.kill(self.grace))
+        self.spawn(child.kill(self.grace))
 
-    def _spawn(self, work: Any) -> None:
+    def spawn(self, work: Any) -> None:
+        """Have a coroutine run in the background; `aclose` waits for it."""
         task = self._loop.create_task(work, name="furu local")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    # -- watching --------------------------------------------------------------------------------------------
-
-    def _watch(self) -> None:
-        """Every tenth of a second while anything runs: time limits, logs, tasks stuck behind a long one."""
-        self._monitor = None
-        if not self.by_task or self._crew is None:
-            return
-        now = self._loop.time()
-        idle = any(s.child is not None and s.child.alive and not s.child.tasks for s in self._crew.seats)
-        for seat in list(self._crew.seats):
-            child = seat.child
-            if child is None or child.running is None:
-                continue
-            job = self.by_task.get(child.running)
-            ran = now - child.running_since
-            if job is not None:
-                self._check_limit(job, ran)
-                if ran > _SHOW_LOGS_SECS:
-                    self._show_logs(seat)
-            if len(child.tasks) > 1 and ran > _STUCK_AHEAD_SECS and (idle or ran > _RELEASE_SECS):
-                self._take_back_from(seat)
-                self.poke()
-        for job in [j for j in self.claimed if now - j.since > _RELEASE_SECS and not j.unwanted]:
-            if not idle and not any(s.starting for s in self._crew.seats):
-                self.claimed.remove(job)
-                heapq.heapify(self.claimed)
-                self.steps.requeue(job, self.add)
-        self._monitor = self._loop.call_later(_MONITOR_SECS, self._watch)
-
-    def _show_logs(self, seat: Seat) -> None:
-        child = seat.child
-        if child is None or child.running is None or seat.shown == child.running:
-            return
-        task = child.tasks.get(child.running)
-        if task is not None:
-            seat.shown = task.id
-            self._spawn(DOOR.files.run(child.expose_logs, task, deadline=30.0))
-
-    def _check_limit(self, job: Job, ran: float) -> None:
-        limit = job.origin.node.info.time_limit
-        if limit is not None and ran > limit and not job.stopped:
-            self.stop(job, "timeout", f"it ran longer than its _time_limit of {limit:g} s and was ended")
-
     async def aclose(self) -> None:
         """End all children."""
-        if self._monitor is not None:
-            self._monitor.cancel()
-            self._monitor = None
+        self._monitor.close()
         if self._crew is not None:
             await self._crew.aclose(self.grace)
         while self._background:

@@ -85,6 +85,7 @@ class Driver:
         self._inbox: deque[Event] = deque()
         self._wake = asyncio.Event()
         self._random = random.Random(seed)
+        self.distrust: set[str] = set()
         self.token = uuid.uuid4().hex
         self.context = contextvars.copy_context()
         self._overridden = overrides.active()
@@ -253,7 +254,8 @@ class Driver:
         if self._overridden and self.context.run(overrides.has, self.nodes[command.node].obj):
             self.post(Probed(command.node, "valid"))
         else:
-            self.planner.ask(command.node, command.careful)
+            self.planner.ask(command.node, command.careful or command.node in self.distrust)
+            self.distrust.discard(command.node)
 
     def _start(self, command: do.Start) -> None:
         node = self.nodes[command.node]

@@ -337,9 +337,9 @@ async def test_each_child_sees_its_own_gpus() -> None:
 
 
 async def test_a_node_that_can_never_fit_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    calls = Counted(path=str(tmp_path / "calls"))
+    fits = Needs(n=1, path=str(tmp_path / "calls"))
     with pytest.raises(FuruDefinitionError, match="9 cpus"):
-        await run(calls, Needs(n=1, cpus=9), executor=Local(workers=1, cpus=2))
+        await run(fits, Needs(n=1, cpus=9), executor=Local(workers=1, cpus=2))
     assert not (tmp_path / "calls").exists()
 
 

@@ -1,0 +1,111 @@
+"""The arguments of a run, checked: what is wrong is said before anything runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from furu_async._model.artifact import Furu
+from furu_async._model.definition import dependency_methods_exist
+from furu_async._plan.events import OnFailure, Policy
+from furu_async._runtime import clock
+from furu_async._runtime.config import FuruConfig
+from furu_async.errors import FuruDefinitionError
+
+logger = logging.getLogger("furu_async")
+
+
+def check_targets(targets: Furu[Any] | Iterable[Furu[Any]]) -> list[Furu[Any]]:
+    """The targets as a list.
+
+    Raises:
+        FuruDefinitionError: something else than artifacts was given.
+    """
+    if isinstance(targets, Furu):
+        return [targets]
+    try:
+        objs: list[Any] = list(targets)
+    except TypeError:
+        objs = [targets]
+    for obj in objs:
+        if not isinstance(obj, Furu):
+            what = f"the class {obj.__name__}" if isinstance(obj, type) else repr(obj)[:80]
+            raise FuruDefinitionError(
+                f"targets must be artifacts, not {what}",
+                "give an instance of a Furu class, or several in a list",
+            )
+    return objs
+
+
+def make_policy(
+    config: FuruConfig,
+    on_failure: OnFailure,
+    max_failures: int | None,
+    retry_failed: bool | None,
+    retries: int | None,
+    has_limits: bool,
+) -> Policy:
+    """The core's policy from a run's arguments and settings.
+
+    Raises:
+        FuruDefinitionError: an argument is not allowed.
+    """
+    if on_failure not in ("continue", "drain", "cancel"):
+        raise FuruDefinitionError(f"on_failure={on_failure!r}: use 'continue', 'drain' or 'cancel'")
+    if max_failures is not None and (
+        isinstance(max_failures, bool) or not isinstance(max_failures, int) or max_failures < 1
+    ):
+        raise FuruDefinitionError(f"max_failures={max_failures!r}: use a whole number, 1 or more, or None")
+    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
+        raise FuruDefinitionError(f"retries={retries!r}: use a whole number, 0 or more, or None")
+    return Policy(
+        on_failure=on_failure,
+        max_failures=max_failures,
+        retry_failed=config.retry_failed if retry_failed is None else retry_failed,
+        compute_retries=config.max_compute_retries if retries is None else retries,
+        preempt_max=config.preempt_max,
+        infra_secs=config.infra_secs,
+        hold_starts=has_limits or dependency_methods_exist(),
+    )
+
+
+_announced: set[str] = set()
+
+
+def announce(root: str) -> None:
+    """Say once per process which store is used."""
+    if root not in _announced:
+        _announced.add(root)
+        logger.info("furu_async keeps its results in %s (FURU_PATH)", root)
+
+
+def check_rerun(rerun: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes to be computed again."""
+    if isinstance(rerun, str):
+        rerun = (rerun,)
+    for name in rerun:
+        if not isinstance(name, str):
+            raise FuruDefinitionError(f"rerun={rerun!r}: use names such as 'module.Class', or 'ALL'")
+    return tuple(rerun)
+
+
+def make_run_id() -> str:
+    """A name for a run: when it began (UTC, for people) and something random."""
+
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(clock.wall()))
+    return f"{stamp}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Seconds greater than 0, or None."""
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise FuruDefinitionError(f"timeout={timeout!r}: use a number of seconds")
+    if not math.isfinite(timeout) or timeout <= 0:
+        raise FuruDefinitionError(f"timeout={timeout!r}: use a number of seconds greater than 0")
