@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from furu_async._executors import overrides
 from furu_async._executors.inspect import metadata_of, state_of
-from furu_async._executors.validity import judge
 from furu_async._model import context
 from furu_async._model.artifact import Furu
 from furu_async._runner.loading import check_readable, load_result, published_directory
+from furu_async._runner.validity import judge
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig, active_config, use_config
 from furu_async.errors import FuruError, FuruMissingArtifact

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from furu_async._model.artifact import ClassInfo, Furu
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import Event
+from furu_async._runner.validity import Validation
 from furu_async._runtime.config import FuruConfig
 from furu_async.errors import FuruError
 from furu_async.report import Failure
@@ -105,6 +106,9 @@ class Executor(Protocol):
 
     def kill(self, run: RunPort, node: str) -> None:
         """End the node's attempt, unless another run wants it too."""
+
+    async def validate(self, run: RunPort, node: Node, files: bool) -> Validation:
+        """Ask the ``_validate`` of a published node, where this executor runs such nodes; never raises for it."""
 
     async def release(self, run: RunPort) -> None:
         """The run is over: it asks for nothing more."""

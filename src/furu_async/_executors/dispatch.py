@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any
 
+from furu_async._executors.checks import Checks
 from furu_async._executors.crew import Crew, Seat
 from furu_async._executors.jobs import Job, Step, Steps
 from furu_async._executors.monitor import Monitor
@@ -47,6 +48,7 @@ class Dispatcher:
         self._crew: Crew | None = None
         self._pump_due = False
         self._next_id = 0
+        self.checks = Checks(self.poke, self._number, self._end_child)
         self._monitor = Monitor(self)
         self._loop = asyncio.get_running_loop()
         self._start_failures = 0
@@ -97,6 +99,10 @@ class Dispatcher:
         if self.by_task:
             self._monitor.wake()
 
+    def _number(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
     @property
     def seats(self) -> list[Seat]:
         """The seats there are now."""
@@ -119,7 +125,7 @@ class Dispatcher:
     def _backlog(self) -> int:
         while self.queue and self.queue[0].step is not Step.QUEUED:
             heapq.heappop(self.queue)
-        return len(self.queue) + len(self.claimed) + self.claiming
+        return len(self.queue) + len(self.claimed) + self.claiming + len(self.checks)
 
     def _hire(self) -> None:
         backlog = self._backlog()
@@ -157,7 +163,11 @@ class Dispatcher:
             heapq.heappush(self.queue, job)
 
     def _hand_out(self) -> None:
-        if not self.claimed or self._crew is None:
+        if self._crew is None:
+            return
+        if self.checks:
+            self.checks.hand_out(self.seats)
+        if not self.claimed:
             return
         if self.budget.gpus:
             self._hand_out_with_gpus(self._crew)
@@ -197,8 +207,7 @@ class Dispatcher:
         assert child is not None
         request = job.origin
         node, run = request.node, request.run
-        self._next_id += 1
-        job.task_id = self._next_id
+        job.task_id = self._number()
         job.step = Step.GIVEN
         job.worker = seat
         self.by_task[job.task_id] = job
@@ -275,6 +284,8 @@ class Dispatcher:
             request.run.post(Started(request.node.hash, request.ticket))
 
     def _on_result(self, seat: Seat, result: TaskResult) -> None:
+        if self.checks.take_result(result):
+            return
         job = self.by_task.pop(result.id, None)
         seat.learn(result.duration, result.rss_mb)
         if result.dirty:
@@ -296,7 +307,10 @@ class Dispatcher:
         """The child's process group is gone; its output lies in the attempt's folder."""
         self.steps.keeper.request(("child_gone", gone.pid), lambda _: None)
         self._dismiss(seat)
+        self.checks.on_gone(gone)
         for task in gone.not_begun:
+            if self.checks.take_back(task.id):
+                continue
             job = self.by_task.pop(task.id, None)
             if job is not None:
                 self._back_to_claimed(job)
@@ -350,6 +364,8 @@ class Dispatcher:
         if child is None:
             return
         for task in child.take_back():
+            if self.checks.take_back(task.id):
+                continue
             job = self.by_task.pop(task.id, None)
             if job is not None:
                 self._back_to_claimed(job)

@@ -28,6 +28,7 @@ from furu_async._model.artifact import Furu, class_info, specs_of
 from furu_async._plan import commands as do
 from furu_async._plan.events import Event, Failed, Policy, Probed, Stop, Tick, Wanted
 from furu_async._plan.machine import State, advance
+from furu_async._runner.validity import Validation
 from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig
@@ -90,7 +91,14 @@ class Driver:
         self.context = contextvars.copy_context()
         self._overridden = overrides.active()
         self.planner = Planner(
-            self.root, config, self.nodes, self.register, self.post, self.note, self._wants_rerun
+            self.root,
+            config,
+            self.nodes,
+            self.register,
+            self.post,
+            self.note,
+            self._wants_rerun,
+            self._validate,
         )
         self.watcher = Watcher(self.root, config, self.post, self.ledger.waiting)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
@@ -277,6 +285,9 @@ class Driver:
     def jitter(self) -> float:
         """A number in [0, 1) for `Failed`."""
         return self._random.random()
+
+    async def _validate(self, node: Node, files: bool) -> Validation:
+        return await self.executor.validate(self, node, files)
 
     def _wants_rerun(self, node: Node) -> bool:
         if not self.rerun:

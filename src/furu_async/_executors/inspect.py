@@ -10,10 +10,10 @@ import msgspec
 
 from furu_async._executors.base import Node
 from furu_async._executors.planner import Found, describe_claim, probe_many
-from furu_async._executors.validity import judge
 from furu_async._model.artifact import Furu, class_info
 from furu_async._model.dag import dependencies
 from furu_async._runner.loading import acting_for, bound_to_published, check_readable, missing, published
+from furu_async._runner.validity import judge
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig, active_config, use_config
 from furu_async._store.artifacts import look

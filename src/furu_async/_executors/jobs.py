@@ -10,7 +10,10 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
+import msgspec
+
 from furu_async._executors.base import Request
+from furu_async._executors.provenance import described
 from furu_async._executors.resources import NOTHING, Grant
 from furu_async._model.artifact import specs_of
 from furu_async._model.resources import SlurmSpec
@@ -20,7 +23,7 @@ from furu_async._runner.messages import TaskResult
 from furu_async._runtime import clock
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
-from furu_async._store.records import Claim, End, decode, encode
+from furu_async._store.records import NO_VALUE, Claim, End, decode, encode
 from furu_async.report import Failure
 
 
@@ -310,7 +313,8 @@ class Steps:
             failure=failure,
             manifest=result.manifest if ok and result is not None else [],
             result=result.result if ok and result is not None else "",
-            metadata=self.metadata if ok else {},
+            value=msgspec.Raw(result.value) if ok and result is not None and result.value else NO_VALUE,
+            metadata={**self.metadata, **described(request.node.obj)} if ok else {},
             log_path=log_path,
             started_at=started,
             ended_at=started + result.duration if result is not None and result.duration else now,
@@ -337,6 +341,4 @@ def _read_end(data: Any) -> End | None:
 
 
 def _replace_message(failure: Failure, text: str) -> Failure:
-    import msgspec
-
     return msgspec.structs.replace(failure, message=text)

@@ -21,9 +21,11 @@ from furu_async._executors.inplace import InPlace
 from furu_async._executors.jobs import Job, Step, Steps
 from furu_async._executors.provenance import metadata
 from furu_async._executors.resources import Budget, default_workers
+from furu_async._executors.validity import validate_stored
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import Started, TakenBack
 from furu_async._runner.keeper_client import KeeperClient
+from furu_async._runner.validity import Validation
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig
 from furu_async._store.layout import RunPaths
@@ -161,6 +163,14 @@ class LocalExecutor:
             self.inplace.stop(job, "cancelled", "cancelled with its run")
         else:
             self.dispatcher.stop(job, "cancelled", "cancelled with its run")
+
+    async def validate(self, run: RunPort, node: Node, files: bool) -> Validation:
+        """In a child where the node itself would run in one, else in a thread."""
+        if self.mode_of(node) != "process" or run.context.run(overrides.active):
+            return await validate_stored(node.obj, run.config, files)
+        if not self._spool:
+            self._spool = os.path.join(run.root, "runs", run.run_id, "workers", self.worker_id, "spool")
+        return await self.dispatcher.checks.ask(run, node, files)
 
     async def release(self, run: RunPort) -> None:
         """The run is over here; its beat stops when the last claim under its card has ended."""

@@ -7,17 +7,17 @@ Only what the core asks about is looked at, so nothing below a valid node is tou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import anyio
 
 from furu_async._executors.base import Node
-from furu_async._executors.validity import Validation, validate_stored
 from furu_async._model.artifact import Furu
 from furu_async._model.dag import dependencies
 from furu_async._plan.events import NodeRules, Probed
+from furu_async._runner.validity import Validation
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._runtime.config import FuruConfig
 from furu_async._store.artifacts import look
@@ -123,7 +123,8 @@ class Planner:
         register: makes nodes known to the run, gives their hashes (may raise FuruDefinitionError).
         post: takes the `Probed` events.
         note: takes what a person should read (a raising ``_validate``, a quarantined file).
-        reran: hashes whose result this run has already set aside once.
+        wants_rerun: is this node to be computed again in this run?
+        validate: asks the class's own ``_validate``; the flag says whether files are to be compared too.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class Planner:
         post: Callable[[Probed], None],
         note: Callable[[str], None],
         wants_rerun: Callable[[Node], bool],
-        validate: Callable[[Node], Any] | None = None,
+        validate: Callable[[Node, bool], Awaitable[Validation]],
     ) -> None:
         self.root = root
         self.config = config
@@ -229,7 +230,7 @@ class Planner:
         self._careful.discard(node.hash)
         if not node.info.has_validate and not careful:
             return answer
-        verdict: Validation = await validate_stored(node.obj, self.config, files=careful)
+        verdict = await self.validate(node, careful)
         if verdict.verdict == "valid":
             return answer
         if verdict.verdict == "unknown":

@@ -9,7 +9,11 @@ import subprocess
 from functools import lru_cache
 from typing import Any
 
+from furu_async._model.artifact import Furu
+from furu_async._model.table import entry
 from furu_async._runtime.config import FuruConfig
+
+_MOST_FIELDS = 100
 
 
 def metadata(config: FuruConfig) -> dict[str, Any]:
@@ -26,6 +30,17 @@ def metadata(config: FuruConfig) -> dict[str, Any]:
     }
     if config.record_git == "cached":
         facts.update(_git(os.getcwd()))
+    return facts
+
+
+def described(obj: Furu[Any]) -> dict[str, Any]:
+    """What the artifact is, for whoever reads a folder of hashes: a bounded repr, its fields if they are few."""
+    fields = entry(obj).fields
+    facts: dict[str, Any] = {"artifact": repr(obj)}
+    if len(fields) <= _MOST_FIELDS and not any(
+        isinstance(v, list | dict) and len(v) > 100 for v in fields.values()
+    ):
+        facts["fields"] = fields
     return facts
 
 

@@ -167,10 +167,10 @@ class Furu(Artifact, Generic[T_co]):
         Raises:
             FuruMissingArtifact: nothing is published.
         """
-        try:
-            return Path(self._binding.directory)
-        except AttributeError:
-            return Path(access().directory(self))
+        bound = binding_of(self)
+        if bound is None:
+            return _made(access().directory(self), strict=False)
+        return _made(bound.directory, strict=bound.checkpoint is not None)
 
     @property
     def furu_checkpoint_dir(self) -> Path:
@@ -261,6 +261,17 @@ async def aget_all(objs: Iterable[Furu[T]], *, executor: Any = None) -> list[T]:
     """The results of several artifacts, in order; what is missing is computed together."""
     result: list[T] = await access().aget_all(list(objs), executor)
     return result
+
+
+def _made(directory: str, strict: bool) -> Path:
+    """The folder, made at first use: an artifact that has no files has none on disk until somebody asks for it."""
+    if not os.path.isdir(directory):
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except OSError:
+            if strict:
+                raise  # a store that can only be read has it or needs it not
+    return Path(directory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from furu_async._model import artifact, context, dag
 from furu_async._model.artifact import Binding, ClassInfo, Furu
 from furu_async._model.resources import Retry
@@ -26,6 +28,7 @@ from furu_async._runner.failures import Phase
 from furu_async._runner.messages import TaskResult, TaskSpec
 from furu_async._runner.objects import Objects
 from furu_async._runner.restore import Snapshot
+from furu_async._runner.validity import judge
 from furu_async._runtime.config import FuruConfig, active_config, use_config
 from furu_async._store import results
 from furu_async._store.manifest import manifest_of, sync_tree
@@ -58,7 +61,7 @@ class Attempt:
         phase: the step under way; part of what a failure says.
         obj: the artifact, once known.
         bound: its copy that belongs to this attempt.
-        result: kind of the stored result.
+        result, value: kind of the stored result, and the result itself if it is small.
         pid: of the process that made this; a fork of user code's may come out of ``_create`` as well.
     """
 
@@ -68,27 +71,25 @@ class Attempt:
         self.bound: Furu[Any] | None = None
         self.phase: Phase = "prepare"
         self.result = ""
+        self.value = b""
         self.pid = os.getpid()
         self.started = time.monotonic()
 
     def prepare(self) -> None:
-        """Make the attempt's folder, empty."""
+        """See to it that the attempt's folder is empty, or not there: it is made when something is put into it."""
         self.phase = "prepare"
         path = self.task.directory
         try:
-            os.mkdir(path)
-        except FileNotFoundError:
-            os.makedirs(path)
-        except FileExistsError:
             if not os.listdir(path):
                 return
-            # Only the holder of the claim comes here, so this is what an earlier child left of the same
-            # generation. Moved first: whoever still writes there writes into what is being deleted.
-            folder, name = os.path.split(path)
-            aside = os.path.join(folder, f".stale-{name}-{os.getpid()}-{time.monotonic_ns()}")
-            os.rename(path, aside)
-            shutil.rmtree(aside, ignore_errors=True)
-            os.mkdir(path)
+        except FileNotFoundError:
+            return
+        # Only the holder of the claim comes here, so this is what an earlier child left of the same
+        # generation. Moved first: whoever still writes there writes into what is being deleted.
+        folder, name = os.path.split(path)
+        aside = os.path.join(folder, f".stale-{name}-{os.getpid()}-{time.monotonic_ns()}")
+        os.rename(path, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def bind(self, obj: Furu[Any]) -> Furu[Any]:
         """Make the copy on which ``_create`` runs."""
@@ -116,7 +117,12 @@ class Attempt:
         self.phase = "save"
         if self.info.has_load:
             self.result = "load"
+            return
+        data = results.small(value)
+        if data is not None:
+            self.result, self.value = "inline", data
         else:
+            os.makedirs(self.task.directory, exist_ok=True)
             self.result = results.save(value, self.task.directory)
 
     def validate(self) -> None:
@@ -151,6 +157,7 @@ class Attempt:
             id=self.task.id,
             ok=failure is None,
             result=self.result,
+            value=self.value,
             manifest=manifest,
             failure=failure,
             started_at=started_at,
@@ -237,17 +244,32 @@ def run_in_child(task: TaskSpec, objects: Objects, capture: Capture, snapshot: S
     return attempt.conclude(failure, manifest, bool(logs), started_at)
 
 
+def validate_in_child(task: TaskSpec, objects: Objects, capture: Capture, snapshot: Snapshot) -> TaskResult:
+    """Ask ``_validate`` of a published result; the verdict is the result's ``value``."""
+    attempt = Attempt(task)
+
+    def body() -> bytes:
+        obj = _build(attempt, objects, snapshot)
+        attempt.phase = "validate"
+        return msgspec.json.encode(judge(obj, _config(task.root), files=task.action == "validate-files"))
+
+    failure: Failure | None = None
+    try:
+        attempt.value = copy_context().run(body)
+    except BaseException as error:
+        failure = attempt.failure(error, stopped=False, log_tail="", logged=False)
+    snapshot.restore()
+    capture.restore()
+    capture.discard()
+    return attempt.conclude(failure, [], False, 0.0)
+
+
 def _body(attempt: Attempt, objects: Objects, snapshot: Snapshot) -> None:
     attempt.prepare()
     if context.stop_requested():
         attempt.phase = "create"
         raise KeyboardInterrupt("asked to stop before it began")
-    attempt.phase = "build"
-    modules = len(sys.modules)
-    obj = objects.get(attempt.task.hash)
-    if len(sys.modules) != modules:
-        snapshot.take()  # the user's modules were imported: what that did to the process stays
-    bound = attempt.bind(obj)
+    bound = attempt.bind(_build(attempt, objects, snapshot))
     with use_config(_config(attempt.task.root)), context.running(bound):
         value = attempt.create()
         if inspect.isawaitable(value):
@@ -255,6 +277,15 @@ def _body(attempt: Attempt, objects: Objects, snapshot: Snapshot) -> None:
         if os.getpid() == attempt.pid:
             attempt.store(value)
             attempt.validate()
+
+
+def _build(attempt: Attempt, objects: Objects, snapshot: Snapshot) -> Furu[Any]:
+    attempt.phase = "build"
+    modules = len(sys.modules)
+    obj = objects.get(attempt.task.hash)
+    if len(sys.modules) != modules:
+        snapshot.take()  # the user's modules were imported: what that did to the process stays
+    return obj
 
 
 @lru_cache(maxsize=8)

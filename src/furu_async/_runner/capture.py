@@ -73,6 +73,14 @@ def drop_link(directory: str, name: str, spool: os.stat_result) -> None:
         pass
 
 
+def drop_empty(directory: str) -> None:
+    """Remove the folder of an attempt that is over if nothing was put into it."""
+    try:
+        os.rmdir(directory)
+    except OSError:
+        pass
+
+
 def read_tail(path: str) -> str:
     """The last lines of a file, without reading the rest; empty if it cannot be read."""
     try:
@@ -124,6 +132,7 @@ class AttemptLog:
         os.write(self._fd, line.encode("utf-8", "backslashreplace"))
 
     def _open(self) -> None:
+        os.makedirs(self.directory, exist_ok=True)
         for number in range(1000):
             name = "log" if number == 0 else f"log-{number}"
             try:
@@ -204,6 +213,12 @@ class Capture:
         self._directory = directory
         self.handler.log = AttemptLog(directory, self.worker)
 
+    def discard(self) -> None:
+        """Forget what was written since `begin`; for what is no attempt and has no folder."""
+        self.handler.log = None
+        for fd in self._keep:
+            os.ftruncate(fd, 0)
+
     def restore(self) -> list[str]:
         """Put 1, 2 and the stream objects back as they were; says what user code had changed."""
         changed = []
@@ -257,6 +272,8 @@ class Capture:
         sizes = [os.fstat(fd).st_size for fd in self._keep]
         if not any(sizes) and time.monotonic() - self._since < LONG_SECS:
             return names
+        if any(sizes):
+            os.makedirs(self._directory, exist_ok=True)
         for index, (name, extension) in enumerate(STREAMS):
             source = spool_path(self.base, self.number, extension)
             if sizes[index]:
@@ -264,6 +281,8 @@ class Capture:
             else:
                 os.unlink(source)
                 drop_link(self._directory, name, os.fstat(self._keep[index]))
+        if not names:
+            drop_empty(self._directory)  # made to show the output while it ran, and there was none
         self._renew()
         return names
 

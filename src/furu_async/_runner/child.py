@@ -92,7 +92,10 @@ class Child:
         task = self.channel.body(task_id)
         for arrived in self.channel.arrived():
             self.objects.add(arrived.entries)
-        result = attempt.run_in_child(task, self.objects, self.capture, self.snapshot)
+        if task.action == "create":
+            result = attempt.run_in_child(task, self.objects, self.capture, self.snapshot)
+        else:
+            result = attempt.validate_in_child(task, self.objects, self.capture, self.snapshot)
         left = left_processes() or self.snapshot.left_threads()
         result.dirty = bool(left) or task.fresh
         result.why_dirty = left

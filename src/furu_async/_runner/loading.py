@@ -76,7 +76,7 @@ def load_result(obj: Furu[T], root: str) -> T:
         with acting_for(copy):
             return copy._load()
     try:
-        value: T = results.load(paths.attempt(end.generation), end.result)
+        value: T = results.load(paths.attempt(end.generation), end.result, bytes(end.value))
     except FileNotFoundError as error:
         raise missing(obj, root, f"its result is damaged: {error}") from error
     except FuruComputeError as error:

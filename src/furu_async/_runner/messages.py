@@ -31,6 +31,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1
         entries: what this child does not have yet of the artifact's table, dependencies first (`entries_for`).
         time_limit: seconds, for the record; the dispatcher enforces it.
         power: ``auto`` (sync files of attempts that took a second or longer), ``process`` (never), ``power`` (always).
+        action: ``create``; or ``validate`` a published result (``validate-files``: its files too), which answers with
+            the verdict as ``value`` and makes nothing.
         fresh: the child is to be replaced afterwards, whatever it left behind.
     """
 
@@ -45,6 +47,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1
     time_limit: float | None = None
     power: str = "auto"
     fresh: bool = False
+    action: str = "create"
 
 
 class TaskBegun(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -64,6 +67,7 @@ class TaskResult(msgspec.Struct, kw_only=True, array_like=True, tag=3):
     Attributes:
         ok: ``_create`` returned, its result is stored in the attempt's folder and validates.
         result: kind of the stored result, as `results.save` named it; ``load`` where the class has ``_load``.
+        value: a small result itself, as JSON, where ``result`` is ``inline``.
         manifest: the folder's files, without the logs.
         failure: set if not ``ok``.
         started_at: wall time, for records.
@@ -85,6 +89,7 @@ class TaskResult(msgspec.Struct, kw_only=True, array_like=True, tag=3):
     why_dirty: str = ""
     rss_mb: float = 0.0
     logged: bool = False
+    value: bytes = b""
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=4):

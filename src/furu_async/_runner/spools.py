@@ -10,6 +10,7 @@ import os
 from furu_async._runner.capture import (
     LONG_SECS,
     STREAMS,
+    drop_empty,
     drop_link,
     join_tails,
     place,
@@ -23,7 +24,11 @@ EXPOSE_SECS = LONG_SECS + 0.05
 
 def expose(base: str, number: int, directory: str) -> bool:
     """Link a pair of spools into the folder of the attempt that writes to them; says whether both are there now."""
+    if _over(base, number):
+        return False
     shown = True
+    made = not os.path.isdir(directory)
+    os.makedirs(directory, exist_ok=True)
     for name, extension in STREAMS:
         try:
             os.link(spool_path(base, number, extension), os.path.join(directory, name))
@@ -31,7 +36,14 @@ def expose(base: str, number: int, directory: str) -> bool:
             pass
         except OSError:
             shown = False  # the attempt has just ended, or the spool is on another file system
+    if made and not shown and _over(base, number):
+        drop_empty(directory)  # nobody puts anything into it any more: the output is the last that is moved
     return shown
+
+
+def _over(base: str, number: int) -> bool:
+    """Whether the attempt that had this pair has ended and moved it away."""
+    return not any(os.path.exists(spool_path(base, number, extension)) for _, extension in STREAMS)
 
 
 def collect(base: str, number: int, directory: str) -> tuple[str, bool]:
@@ -54,6 +66,8 @@ def collect(base: str, number: int, directory: str) -> tuple[str, bool]:
             tails[name] = read_tail(os.path.join(directory, name))
             logged = logged or bool(tails[name])
     log = os.path.join(directory, "log")
+    if not logged:
+        drop_empty(directory)
     logged = logged or os.path.exists(log)
     return join_tails(tails["stdout"], read_tail(log), tails["stderr"]), logged
 

@@ -25,7 +25,7 @@ from furu_async._store.manifest import missing_files
 from furu_async._store.manifest import verify_manifest as verify_manifest
 from furu_async._store.marker import is_marked as is_marked
 from furu_async._store.records import Damaged, End, Invalidation, encode
-from furu_async._store.sweep import carry_checkpoint, fresh_folder
+from furu_async._store.sweep import carry_checkpoint, clear_folder
 from furu_async.report import Failure
 
 
@@ -63,7 +63,7 @@ class PublishReply:
 
 
 def claim(paths: ArtifactPaths, generation: int, card: Card) -> ClaimReply:
-    """Claim a generation for the owner of ``card`` and make its fresh ``attempts/<generation>``.
+    """Claim a generation for the owner of ``card``; afterwards there is no ``attempts/<generation>`` yet.
 
     May be called again after an error: a claim of one's own is recognised by its token.
 
@@ -85,16 +85,15 @@ def claim(paths: ArtifactPaths, generation: int, card: Card) -> ClaimReply:
     if not linked and not card.owns(target):
         return _refused(look_at(paths, generation))
     if fresh:
-        for folder in (paths.ends, paths.attempts, paths.attempt(generation)):
-            try:
-                fs.mkdir(folder)
-            except FileExistsError:
-                # A lost reply, or a contender that came second made it.
-                pass
+        try:
+            fs.mkdir(paths.ends)
+        except FileExistsError:
+            # A lost reply, or a contender that came second made it.
+            pass
         return ClaimReply("claimed", generation)
     if atomic.exists(paths.end(generation)):
         return _refused(look_at(paths, generation))
-    fresh_folder(paths, generation)
+    clear_folder(paths, generation)
     if generation > 1:
         carry_checkpoint(paths, generation)
     return ClaimReply("claimed", generation)

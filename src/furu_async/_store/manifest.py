@@ -60,7 +60,14 @@ def _walk(directory: str, exclude: Collection[str], folders: list[str]) -> Itera
         prefix = pending.pop()
         here = f"{directory}/{prefix}"
         folders.append(here)
-        with os.scandir(here) as found:
+        try:
+            listing = os.scandir(here)
+        except FileNotFoundError:
+            if not prefix:
+                folders.clear()
+                return  # the attempt had nothing to put into its folder, so there is none
+            raise
+        with listing as found:
             for item in found:
                 if not prefix and item.name in exclude:
                     continue

@@ -18,6 +18,9 @@ VERSION = 1
 
 T = TypeVar("T", bound="Record")
 
+NO_VALUE = msgspec.Raw()
+"""In an `End` without a small result. This very object: only as a default it is left out, and empty it is no JSON."""
+
 
 class Damaged(FuruStoreError):
     """A file of the store is torn, empty, foreign or of another kind than it should be.
@@ -104,6 +107,7 @@ class End(Record, frozen=True, kw_only=True):
         hash: the artifact's hash; empty in the end of a run.
         manifest: the files of a success.
         result: how the value is stored, a kind of `results.save`; ``load`` if the class has ``_load``.
+        value: the result itself, where ``result`` is ``inline``: a small one needs no file and no folder.
         metadata: provenance and whatever else people want to know.
         log_path: folder of the attempt's log, relative to the artifact's folder, or empty.
         started_at, ended_at: seconds since the epoch, for people.
@@ -118,6 +122,7 @@ class End(Record, frozen=True, kw_only=True):
     failure: Failure | None = None
     manifest: list[ManifestEntry] = []
     result: str = ""
+    value: msgspec.Raw = NO_VALUE
     metadata: dict[str, Any] = {}
     log_path: str = ""
     started_at: float | None = None

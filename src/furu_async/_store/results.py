@@ -1,5 +1,6 @@
 """What ``_create`` returned, stored and loaded by its type. No pickle anywhere.
 
+inline  a small JSON-like value, kept in the end record: neither file nor folder
 none    nothing is written        text    result.txt, a str        npy     result.npy, a NumPy array
 json    result.json, plain JSON   bytes   result.bin               tagged  result.json, see `codec`;
                                                                            parts in result-<i>.{npy,bin}
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -21,8 +23,42 @@ from furu_async.errors import FuruComputeError, FuruError
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _CHUNK = 1 << 20
 
+_INT_MIN, _INT_MAX = -(2**63), 2**64
+
+INLINE_BYTES = 2048
+"""Up to so many bytes of JSON a result is kept in the end record."""
+
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
+
+
+def small(value: Any) -> bytes | None:
+    """A JSON-like value as JSON, if it is small enough to be kept in the end record; None otherwise.
+
+    Raises:
+        FuruComputeError: it is nested too deeply.
+    """
+    kind = type(value)
+    if kind is not str and kind is not list and kind is not dict:
+        if kind is float:
+            plain = isfinite(value)
+        elif kind is int:
+            plain = _INT_MIN <= value < _INT_MAX  # beyond it, JSON's readers make floats of them
+        else:
+            plain = kind is bool or value is None
+    elif len(value) > INLINE_BYTES:
+        return None
+    else:
+        from furu_async._store import codec
+
+        plain = codec.is_plain(value)
+    if not plain:
+        return None
+    try:
+        data = _to_json(value)
+    except UnicodeEncodeError:
+        return None
+    return data if len(data) <= INLINE_BYTES else None
 
 
 def save(value: Any, directory: str) -> str:
@@ -79,8 +115,8 @@ def _tree(value: Any, directory: str) -> Any:
     ).encode(value)
 
 
-def load(directory: str, kind: str) -> Any:
-    """The value that was stored in a folder under this kind.
+def load(directory: str, kind: str, value: bytes = b"") -> Any:
+    """The value that was stored in a folder under this kind, or as ``value`` in the end record.
 
     Raises:
         FileNotFoundError: its file is not there.
@@ -89,6 +125,11 @@ def load(directory: str, kind: str) -> Any:
     """
     if kind == "none":
         return None
+    if kind == "inline":
+        try:
+            return _from_json(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise Damaged(directory, f"its end record holds no result ({error})") from None
     if kind == "text":
         return _read(f"{directory}/result.txt").decode("utf-8", "surrogatepass")
     if kind == "bytes":

@@ -19,33 +19,16 @@ from furu_async._store.records import Damaged
 LOGS = frozenset({"log", "stdout", "stderr"})
 
 
-def fresh_folder(paths: ArtifactPaths, n: int) -> None:
-    """Make ``attempts/<n>``, empty; whatever is there under that name is moved aside."""
+def clear_folder(paths: ArtifactPaths, n: int) -> None:
+    """See to it that there is no ``attempts/<n>``: whoever runs the attempt makes it when it has something for it."""
     path = paths.attempt(n)
     try:
-        _mkdir(path, paths.attempts)
-        return
-    except FileExistsError:
-        pass
-    try:
-        # Ours from an earlier try, most likely, and then empty.
         fs.rmdir(path)
+    except FileNotFoundError:
+        return
     except OSError:
         if atomic.exists(path):
             fs.rename(path, f"{paths.attempts}/{atomic.private_name(f'stale-{n}')}")
-    try:
-        fs.mkdir(path)
-    except FileExistsError:
-        # The reply to our own mkdir was lost; nobody else makes the folder of a generation that we hold.
-        pass
-
-
-def _mkdir(path: str, above: str) -> None:
-    try:
-        fs.mkdir(path)
-    except FileNotFoundError:
-        atomic.make_folders(above)
-        fs.mkdir(path)
 
 
 def carry_checkpoint(paths: ArtifactPaths, n: int) -> None:
