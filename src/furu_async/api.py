@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
+from furu_async._executors.arguments import check_targets
 from furu_async._executors.scheduler import EventListener, ExecutorLike, Scheduler
 from furu_async._executors.sync import run_sync
 from furu_async._model import context
@@ -83,12 +84,13 @@ async def run_dag(
             "on_cancel='detach' leaves Slurm work running; with Local there is none to leave"
         )
     settings = config or active_config()
-    display = _make_progress(progress)
+    objs = check_targets(targets)
+    display = _make_progress(progress, objs)
     listeners = [listener for listener in (on_event, display.on_event if display else None) if listener]
     report: RunReport | None = None
     async with Scheduler(executor, config=settings) as scheduler:
         run = scheduler.start(
-            targets,
+            objs,
             on_failure=on_failure,
             max_failures=max_failures,
             timeout=timeout,
@@ -123,7 +125,7 @@ def run_dag_sync(targets: Furu[Any] | Iterable[Furu[Any]], **options: Any) -> Ru
     return run_sync(lambda: run_dag(targets, **options))
 
 
-def _make_progress(progress: bool | Progress | None) -> Progress | None:
+def _make_progress(progress: bool | Progress | None, targets: Sequence[Furu[Any]]) -> Progress | None:
     from importlib import import_module
 
     if progress is False:
@@ -133,5 +135,5 @@ def _make_progress(progress: bool | Progress | None) -> Progress | None:
 
         if not (sys.stderr is not None and sys.stderr.isatty()):
             return None
-    made: Progress | None = import_module("furu_async._cli.progress").make_progress(progress)
+    made: Progress | None = import_module("furu_async._cli.progress").make_progress(progress, targets)
     return made
