@@ -1,4 +1,4 @@
-"""One measurement in a process of its own; prints one line of JSON. Called by ``benchmarks/run.py``."""
+"""One measurement in a process of its own; prints one line of JSON. Called by ``benchmarks/bench_local.py``."""
 
 from __future__ import annotations
 
