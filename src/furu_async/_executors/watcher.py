@@ -8,6 +8,7 @@ Each wait is told to the run when it begins and whenever its reason changes.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from furu_async._store.liveness import known_dead
 _FIRST = 0.2
 _GROWTH = 1.5
 _BEAT_BYTES = 64
+_MOST_TROUBLES = 5
+
+logger = logging.getLogger("furu_async")
 
 
 @dataclass(slots=True)
@@ -105,6 +109,7 @@ class Watcher:
         self._watched: dict[str, _Watched] = {}
         self._wake = asyncio.Event()
         self._closed = False
+        self._troubles = 0
 
     def watch(self, node: Node) -> None:
         """Begin to watch; the first look is immediate."""
@@ -135,7 +140,22 @@ class Watcher:
                 await self._wake.wait()
             self._wake.clear()
             if not self._closed:
-                await self._round(loop)
+                await self._careful_round(loop)
+
+    async def _careful_round(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A round; one that fails is told and tried again, several in a row end the run."""
+        try:
+            await self._round(loop)
+        except Exception:
+            self._troubles += 1
+            if self._troubles >= _MOST_TROUBLES:
+                raise
+            logger.exception("the claim watcher failed; it tries again")
+            later = loop.time() + self._troubles
+            for item in self._watched.values():
+                item.next_look = max(item.next_look, later)
+        else:
+            self._troubles = 0
 
     async def _round(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
@@ -191,9 +211,13 @@ class Watcher:
             verdict: leases.Liveness = "waiting"
         else:
             verdict = leases.observe(item.seen, sight.beat, now, self.rules)
-        if verdict == "lost" and sight.dead is not False:
+        # A process that is there may be stopped, or its keeper gone for good: where a beat is due, silence counts.
+        # The owner is fenced before the next one starts, so it does no harm if it wakes up.
+        if verdict == "lost" and (can_beat or sight.dead is not False):
             return True
         patience = leases.limit(item.seen, self.rules)
+        # Looks far apart prove nothing (see `leases.observe`), so a short lease is looked at more often.
+        item.next_look = min(item.next_look, now + patience / 5)
         self._say(item, f"waiting: {describe_claim(claim)}; taken over if silent for {patience:g} s")
         return False
 

@@ -255,3 +255,37 @@ class Files(Furu[str]):
 
     def _load(self) -> str:
         return (self.furu_dir / "out.txt").read_text()
+
+
+class Held(Furu[int]):
+    """Marks begin and end in a file, and whether an earlier one is still at work; goes on when ``hold`` is away."""
+
+    path: str
+    hold: str = ""
+    n: int = 0
+
+    def _create(self) -> int:
+        with open(self.path, "a+") as file:
+            file.seek(0)
+            lines = file.read().split()
+            open_ones = {line[1:] for line in lines if line[0] == "+"} - {
+                line[1:] for line in lines if line[0] == "-"
+            }
+            for pid in open_ones:
+                if lives(int(pid)):
+                    file.write(f"!{pid}\n")
+            file.write(f"+{os.getpid()}\n")
+        while self.hold and os.path.exists(self.hold):
+            time.sleep(0.01)
+        with open(self.path, "a") as file:
+            file.write(f"-{os.getpid()}\n")
+        return self.n
+
+
+def lives(pid: int) -> bool:
+    """The process is there and no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat[stat.rindex(b")") + 2 :].split()[0] not in (b"Z", b"X")
