@@ -36,6 +36,7 @@ class Ledger:
         self._listeners = listeners
         self._streams: list[_Stream] = []
         self._complained: set[int] = set()
+        self._over = False
 
     def open(self) -> None:
         """The run has a folder: the journal goes there."""
@@ -57,8 +58,10 @@ class Ledger:
             stream.put(event)
 
     def stream(self) -> AsyncIterator[RunEvent]:
-        """Events from now on, until the run ends."""
+        """Events from now on, until the run ends; none of a run that has ended."""
         stream = _Stream()
+        if self._over:
+            stream.put(None)
         self._streams.append(stream)
         return stream.read(lambda: self._streams.remove(stream))
 
@@ -154,6 +157,7 @@ class Ledger:
 
     def run_ended(self, counts: Mapping[str, int], message: str) -> None:
         """The run is over; streams end."""
+        self._over = True
         self.emit(RunEvent(at=clock.wall(), kind="run_ended", counts=dict(counts), message=message))
         for stream in self._streams:
             stream.put(None)
