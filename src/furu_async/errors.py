@@ -187,3 +187,10 @@ class FuruRunTimeout(_RunError, TimeoutError):
 
 class FuruRunCancelled(_RunError):
     """The run was cancelled by ``run.cancel()`` or by the scheduler's end, not by the awaiting task."""
+
+
+def collapse(error: BaseException) -> BaseException:
+    """The single error inside an exception group, or the group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -35,7 +35,7 @@ from furu_async._runtime.config import FuruConfig
 from furu_async._store import atomic
 from furu_async._store.layout import RunPaths
 from furu_async._store.records import RunRecord, encode
-from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError
+from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError, collapse
 
 _SLICE = 0.004
 _NAP = 0.0
@@ -99,6 +99,7 @@ class Driver:
             self.note,
             self._wants_rerun,
             self._validate,
+            self.fail,
         )
         self.watcher = Watcher(self.root, config, self.post, self.ledger.waiting)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
@@ -191,20 +192,24 @@ class Driver:
     async def run(self) -> None:
         """Drive the run until every node is final; afterwards `end` and `error` tell how.
 
-        Never raises for what a node does. Cancelling it cancels the run at once without waiting for its attempts: the
-        caller stops the run first.
+        Never raises for what a node does. What is raised is a bug of ours, or the caller's cancellation; attempts may
+        then still run: `Executor.release` ends them.
         """
-        async with anyio.create_task_group() as group:
-            group.start_soon(self.ledger.journal.run, name="furu journal")
-            group.start_soon(self.watcher.run, name="furu claim watcher")
-            try:
-                await self._plan_targets()
-                await self._drive(group)
-            except FuruError as error:
-                self.error = error
-            finally:
-                self.watcher.close()
-                self.ledger.journal.close()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.ledger.journal.run, name="furu journal")
+                group.start_soon(self.watcher.run, name="furu claim watcher")
+                try:
+                    await self._plan_targets()
+                    await self._drive(group)
+                finally:
+                    self.watcher.close()
+                    self.ledger.journal.close()
+        except BaseExceptionGroup as several:
+            error = collapse(several)
+            if not isinstance(error, FuruError):
+                raise error from None
+            self.error = error
 
     async def _plan_targets(self) -> None:
         loop = asyncio.get_running_loop()
@@ -281,6 +286,12 @@ class Driver:
 
     def _end_run(self, command: do.EndRun) -> None:
         self.end = command
+        if command.cycle and self.error is None:
+            shown = [repr(self.nodes[node].obj) for node in (*command.cycle[:20], command.cycle[0])]
+            self.error = FuruDefinitionError(
+                f"{len(command.cycle)} artifacts depend on each other in a circle: {' -> '.join(shown)}",
+                "a method marked @dependency leads back to where it started",
+            )
 
     def jitter(self) -> float:
         """A number in [0, 1) for `Failed`."""

@@ -105,6 +105,7 @@ class LocalExecutor:
         self.jobs: dict[tuple[str, str], Job] = {}
         self._seq = 0
         self._opened: dict[str, RunPort] = {}
+        self._job_over = asyncio.Event()
         self._leaving: set[str] = set()
         self._waiting: dict[str, list[Job]] = {}
         self._loop = asyncio.get_running_loop()
@@ -173,7 +174,13 @@ class LocalExecutor:
         return await self.dispatcher.checks.ask(run, node, files)
 
     async def release(self, run: RunPort) -> None:
-        """The run is over here; its beat stops when the last claim under its card has ended."""
+        """The run is over here: end what it still has; its beat stops when the last claim under its card has ended."""
+        for key, job in list(self.jobs.items()):
+            if any(request.run is run for request in (*job.requests, *job.after)):
+                self.kill(run, key[1])
+        while any(request.run is run for job in self.jobs.values() for request in job.requests):
+            self._job_over.clear()
+            await self._job_over.wait()
         if run.run_id in self._opened:
             self._leaving.add(run.run_id)
             self._close_if_idle(run)
@@ -272,6 +279,7 @@ class LocalExecutor:
     def _over(self, job: Job, was: Step) -> None:
         if self.jobs.get(job.key) is job:
             del self.jobs[job.key]
+        self._job_over.set()
         if self._leaving:
             self._close_if_idle(job.origin.run)
         if self.inplace.has(job):
@@ -304,6 +312,7 @@ class LocalExecutor:
     def _drop(self, job: Job) -> None:
         job.step = Step.OVER
         self.jobs.pop(job.key, None)
+        self._job_over.set()
         self.inplace.forget(job)
         job.taken_back()
 

@@ -25,6 +25,7 @@ from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
 from furu_async._store.marker import is_marked
 from furu_async._store.records import Claim, Owner
+from furu_async.errors import FuruError
 from furu_async.report import Failure
 
 BATCH = 512
@@ -137,6 +138,7 @@ class Planner:
         note: Callable[[str], None],
         wants_rerun: Callable[[Node], bool],
         validate: Callable[[Node, bool], Awaitable[Validation]],
+        fail: Callable[[FuruError], None],
     ) -> None:
         self.root = root
         self.config = config
@@ -146,6 +148,7 @@ class Planner:
         self.note = note
         self.wants_rerun = wants_rerun
         self.validate = validate
+        self.fail = fail
         self.wanted: list[str] = []
         self.done: set[str] = set()
         self.reran: set[str] = set()
@@ -208,7 +211,11 @@ class Planner:
             node.generation = answer.generation
             self.post(Probed(node.hash, "valid"))
             return
-        children = self.register(dependencies(node.obj))
+        try:
+            children = self.register(dependencies(node.obj))
+        except FuruError as error:
+            self.fail(error)  # a mistake in the definition concerns the whole run
+            return
         self.post(
             Probed(
                 node.hash,

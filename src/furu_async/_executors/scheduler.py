@@ -32,7 +32,7 @@ from furu_async._model.artifact import Furu
 from furu_async._plan.events import OnFailure
 from furu_async._runtime.config import FuruConfig, active_config
 from furu_async._store.layout import root_warning
-from furu_async.errors import FuruDefinitionError, FuruError
+from furu_async.errors import FuruDefinitionError, FuruError, collapse
 from furu_async.report import RunEvent
 
 ExecutorLike = Local
@@ -224,13 +224,6 @@ async def _outlive(host: asyncio.Task[None]) -> None:
         crash = host.exception()
         if crash is not None:
             raise collapse(crash)
-
-
-def collapse(error: BaseException) -> BaseException:
-    """The single error inside an exception group, or the group."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def _refuse_other_loops() -> None:

@@ -106,11 +106,13 @@ class EndRun(msgspec.Struct, frozen=True, tag=True):
         ok: every target is created or cached.
         why: empty unless the run was stopped: by a `Stop`, or (``error``) by what concerns all of it.
         detail: for people; for a refused run one line per node whose stored state is failed.
+        cycle: nodes that depend on each other in a circle, if that is why.
     """
 
     ok: bool
     why: Literal["", "cancel", "timeout", "error"] = ""
     detail: str = ""
+    cycle: tuple[NodeId, ...] = ()
 
 
 Command = Probe | Start | TakeBack | Kill | Watch | Unwatch | Retrying | Ended | Planned | EndRun

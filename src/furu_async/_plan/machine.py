@@ -184,8 +184,10 @@ def _planning_is_over(state: State, out: Commands) -> None:
     if state.targets is None or state.mode != "run":
         return
     state.planned = True
-    set_levels(state)
+    acyclic = set_levels(state)
     out.append(Planned())
+    if not acyclic:
+        _refuse_cycle(state, out)
     if state.refused:
         lines = [
             f"{node.id}: {node.trouble.lines[-1] if node.trouble else 'failed'}" for node in state.refused
@@ -348,10 +350,15 @@ def _stop(state: State, event: Stop, now: float, out: Commands) -> None:
 
 def _nothing_moves(state: State, out: Commands) -> None:
     """Every unfinished node waits for another one."""
+    _refuse_cycle(state, out)
+    _finish(state, out)
+
+
+def _refuse_cycle(state: State, out: Commands) -> None:
     cycle = find_cycle(state)
+    state.cycle = tuple(node.id for node in cycle)
     names = " -> ".join(node.id for node in [*cycle[:20], cycle[0]])
     stop(state, "error", f"dependencies form a cycle of {len(cycle)} nodes: {names}", out)
-    _finish(state, out)
 
 
 def _finish(state: State, out: Commands) -> None:
@@ -362,7 +369,7 @@ def _finish(state: State, out: Commands) -> None:
     ok = state.targets is not None and all(
         node.phase is Phase.CREATED or node.phase is Phase.CACHED for node in state.targets
     )
-    out.append(EndRun(ok, state.why_stopped, state.detail))
+    out.append(EndRun(ok, state.why_stopped, state.detail, state.cycle))
 
 
 _HANDLERS: dict[type[Any], Callable[[State, Any, float, Commands], None]] = {

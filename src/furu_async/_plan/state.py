@@ -145,6 +145,7 @@ class State:
 
     __slots__ = (
         "by_phase",
+        "cycle",
         "detail",
         "failures",
         "finished",
@@ -172,6 +173,7 @@ class State:
         self.unplanned = 0  # nodes of which the store has not told yet
         self.planned = False
         self.reopened = False  # a final node was looked at again: dependencies are checked before each start
+        self.cycle: tuple[NodeId, ...] = ()
         self.held: list[Node] = []  # could start, but the plan may still refuse the run
         self.refused: list[Node] = []  # stored as failed, and the policy says that this stays
         self.failures = 0
