@@ -153,6 +153,7 @@ def paths(tmp_path: Any) -> ArtifactPaths:
 
 
 def compute(paths: ArtifactPaths, n: int, text: str, name: str) -> End:
+    os.makedirs(paths.attempt(n), exist_ok=True)
     with open(f"{paths.attempt(n)}/value", "w") as file:
         file.write(text)
     return End(

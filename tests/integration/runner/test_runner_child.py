@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Bench, lives
 from runner_artifacts import (
     Chain,
     Checkpoint,
@@ -26,6 +25,7 @@ from runner_artifacts import (
     Unstorable,
     Validates,
 )
+from runner_bench import Bench, lives
 
 from furu_async._runner.messages import Forget, TaskBegun, TaskResult
 from furu_async._store import results
@@ -36,8 +36,9 @@ async def test_result_is_stored_and_listed(bench: Bench) -> None:
     task = bench.give(child, Number(n=7))
     result = await bench.result(task)
     assert (result.ok, result.failure, result.dirty, result.logged) == (True, None, False, False)
-    assert results.load(task.directory, result.result) == 7
-    assert {entry.path for entry in result.manifest} == set(os.listdir(task.directory))
+    assert results.load(task.directory, result.result, result.value) == 7
+    assert (result.result, result.manifest) == ("inline", [])
+    assert not os.path.exists(os.path.dirname(task.directory)), "it had nothing to put into a folder"
     assert result.rss_mb > 5
     assert 0 <= result.duration < 5
     assert child.tasks == {}
@@ -49,7 +50,7 @@ async def test_async_create_and_nested_artifact(bench: Bench) -> None:
     task = bench.give(child, Double(below=Number(n=4)))
     assert [entry.hash for entry in task.entries] == [Number(n=4).furu_hash, task.hash]
     result = await bench.result(task)
-    assert results.load(task.directory, result.result) == 8
+    assert results.load(task.directory, result.result, result.value) == 8
     again = bench.task(child, Double(below=Number(n=4)))
     assert again.entries == [], "each entry goes to a child once"
 
@@ -86,7 +87,7 @@ async def test_attempt_starts_in_an_empty_folder(bench: Bench) -> None:
     child.give(task)
     result = await bench.result(task)
     assert result.ok
-    assert not (Path(task.directory) / "partial").exists()
+    assert os.listdir(os.path.dirname(task.directory)) == []
 
 
 async def test_checkpoint_folder(bench: Bench) -> None:
@@ -182,7 +183,17 @@ async def test_silent_attempt_has_no_logs(bench: Bench) -> None:
     child = await bench.child()
     task = bench.give(child, Number(n=1))
     await bench.result(task)
-    assert not {"log", "stdout", "stderr"} & set(os.listdir(task.directory))
+    assert not os.path.exists(task.directory)
+
+
+@pytest.mark.parametrize("how", ["out", "err", "log"])
+async def test_attempt_that_says_something_has_a_folder(bench: Bench, how: str) -> None:
+    child = await bench.child()
+    task = bench.give(child, Prints(**{how: "said"}))
+    result = await bench.result(task)
+    assert result.logged
+    assert result.manifest == []
+    assert os.listdir(task.directory) == [{"out": "stdout", "err": "stderr"}.get(how, how)]
 
 
 @pytest.mark.fault("F116")
@@ -253,7 +264,7 @@ async def test_output_can_be_followed_while_it_runs(bench: Bench, tmp_path: Path
     assert not result.logged
     assert shown.read_text() == "so far"
     assert not (Path(loud.directory) / "stderr").exists()
-    assert not {"stdout", "stderr"} & set(os.listdir(silent.directory))
+    assert not Path(silent.directory).exists(), "made to show what it prints, and it printed nothing"
     assert not child.expose_logs(loud), "too late"
 
 
@@ -266,7 +277,7 @@ async def test_warned_sync_attempt_sees_it_and_its_child_ends(bench: Bench, tmp_
     child.warn()
     result = await bench.result(task)
     assert result.ok
-    assert results.load(task.directory, result.result) == 2
+    assert results.load(task.directory, result.result, result.value) == 2
     gone = await bench.gone(child)
     assert gone.expected
     assert gone.not_begun == (later,)
@@ -303,7 +314,8 @@ async def test_closed_child_gives_back_what_it_had_not_begun(bench: Bench) -> No
     gone = await bench.gone(child)
     done = [m.id for m in bench.messages if isinstance(m, TaskResult)]
     back = [task.id for task in gone.not_begun]
-    assert done + back == [task.id for task in tasks]
+    begun = [gone.running.id] if gone.running is not None else []
+    assert done + begun + back == [task.id for task in tasks]
     assert back
 
 

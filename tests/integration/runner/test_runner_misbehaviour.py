@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Bench, lives
 from runner_artifacts import (
     Dies,
     Forks,
@@ -26,6 +25,7 @@ from runner_artifacts import (
     Slow,
     Stubborn,
 )
+from runner_bench import Bench, lives
 
 from furu_async._runner.supervisor import Child
 from furu_async.errors import FuruExecutorError
@@ -158,7 +158,7 @@ async def test_process_is_put_in_order_between_attempts(bench: Bench, tmp_path: 
         task = bench.give(child, Messy(change=change, scratch=tmp_path, n=number))
         result = await bench.result(task)
         assert result.ok, result.failure
-        found.append(results.load(task.directory, result.result))
+        found.append(results.load(task.directory, result.result, result.value))
     assert found[0] == found[2] == found[3]
     assert (await bench.run(child, Number(n=1))).ok
     task = bench.give(child, Slow(release=tmp_path / "never", text="x"))
@@ -227,7 +227,7 @@ async def test_a_fork_that_returns_from_create_reports_nothing(bench: Bench, how
     task = bench.give(child, Forks(how=how))
     result = await bench.result(task)
     assert result.ok, result.failure
-    assert results.load(task.directory, result.result) == 1
+    assert results.load(task.directory, result.result, result.value) == 1
     assert (await bench.run(child, Number(n=1))).ok
     assert sum(isinstance(message, TaskResult) for message in bench.messages) == 2
 
@@ -272,7 +272,7 @@ import asyncio, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from runner_artifacts import HoldsGil, LeavesProcess, Number
-from conftest import Bench
+from runner_bench import Bench
 
 async def main():
     root = Path(sys.argv[2])

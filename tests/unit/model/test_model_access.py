@@ -25,7 +25,7 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         def sync(*arguments: Any) -> Any:
             self.calls.append((name, *arguments))
-            return f"/{name}"
+            return f"/dev/null/{name}" if name == "directory" else f"/{name}"  # a folder that cannot be made
 
         async def later(*arguments: Any) -> Any:
             return sync(*arguments)
@@ -57,7 +57,7 @@ async def test_methods_are_thin(recorder: Recorder) -> None:
     assert await leaf.aget_state() == "/astate"
     assert leaf.get_metadata() == "/metadata"
     assert await leaf.aget_metadata() == "/ametadata"
-    assert leaf.furu_dir == Path("/directory")
+    assert leaf.furu_dir == Path("/dev/null/directory")
     assert leaf.furu_checkpoint_dir == Path("/checkpoint_dir")
     answer: Any = await aget_all(iter([leaf]))
     assert answer == "/aget_all"
@@ -67,7 +67,9 @@ async def test_methods_are_thin(recorder: Recorder) -> None:
 
 def test_folders_of_an_attempt(recorder: Recorder, tmp_path: Path) -> None:
     bound = bind(cases.Leaf(), Binding(str(tmp_path / "a"), str(tmp_path / "c"), 1))
+    assert not (tmp_path / "a").exists()
     assert bound.furu_dir == tmp_path / "a"
+    assert (tmp_path / "a").is_dir()
     assert bound.furu_checkpoint_dir == tmp_path / "c"
     assert os.path.isdir(tmp_path / "c")
     assert recorder.calls == []

@@ -10,6 +10,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import model_cases as cases
@@ -93,15 +94,16 @@ def test_local_classes_can_be_copied_but_not_hashed() -> None:
     assert copy.copy(one).items is one.items
 
 
-def test_bind() -> None:
+def test_bind(tmp_path: Path) -> None:
     one = cases.Train(lr=1)
-    bound = bind(one, Binding("/store/a", "/store/c", 3))
+    binding = Binding(str(tmp_path / "a"), str(tmp_path / "c"), 3)
+    bound = bind(one, binding)
     assert bound is not one
     assert bound == one
     assert bound.furu_hash == one.furu_hash
     assert bound.data is one.data  # type: ignore[attr-defined]
-    assert str(bound.furu_dir) == "/store/a"
-    assert binding_of(bound) == Binding("/store/a", "/store/c", 3)
+    assert bound.furu_dir == tmp_path / "a"
+    assert binding_of(bound) == binding
     assert binding_of(one) is None
     assert binding_of(pickle.loads(pickle.dumps(bound))) == binding_of(bound)
     assert binding_of(copy.copy(bound)) == binding_of(bound)

@@ -79,3 +79,10 @@ class WaitsSync(Furu[int]):
             threading.Event().wait(0.005)
         ended.append("sync")
         return 1
+
+
+class Asks(Furu[bool]):
+    """Asks for its folder, and puts nothing into it."""
+
+    def _create(self) -> bool:
+        return self.furu_dir.is_dir()

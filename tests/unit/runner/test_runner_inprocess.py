@@ -8,14 +8,19 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from runner_inprocess_artifacts import Async, Breaks, BreaksSync, Sync, Waits, WaitsSync, ended, started
+from runner_inprocess_artifacts import Asks, Async, Breaks, BreaksSync, Sync, Waits, WaitsSync, ended, started
 
-from furu_async._model.artifact import Furu
+from furu_async._model.artifact import Furu, class_info
 from furu_async._runner import inprocess
 from furu_async._runner.inprocess import run_in_thread, run_inline
+from furu_async._runner.loading import bound_to_published, load_result
 from furu_async._runner.messages import TaskSpec
-from furu_async._store import results
+from furu_async._store import artifacts, results
+from furu_async._store.card import Card
+from furu_async._store.layout import ArtifactPaths, RunPaths
+from furu_async._store.records import Claim, End
 
 
 def task_for(obj: Furu[Any], root: Path) -> TaskSpec:
@@ -39,12 +44,13 @@ async def test_result_and_log(run: Any, obj: Furu[Any], tmp_path: Path) -> None:
     handlers = list(logging.root.handlers)
     answer = await run(task, obj)
     assert answer.ok, answer.failure
-    value = results.load(task.directory, answer.result)
+    value = results.load(task.directory, answer.result, answer.value)
     if isinstance(obj, Async):
         assert (value == threading.current_thread().name) == (run is run_inline)
     assert answer.logged
     assert " 3" in Path(task.directory, "log").read_text()
-    assert [entry.path.partition(".")[0] for entry in answer.manifest] == ["result"]
+    assert answer.result == "inline"
+    assert answer.manifest == []
     assert logging.root.handlers == handlers
     assert answer.duration >= 0
     assert answer.started_at > 1.6e9
@@ -122,3 +128,36 @@ async def test_unwritable_folder_is_infrastructure(tmp_path: Path) -> None:
         assert answer.failure is not None
         assert answer.failure.kind == "infrastructure"
         assert "folder was made" in answer.failure.message
+
+
+@pytest.mark.parametrize("run", MODES)
+async def test_a_folder_is_there_for_who_asks(run: Any, tmp_path: Path) -> None:
+    obj = Asks()
+    task = task_for(obj, tmp_path)
+    answer = await run(task, obj)
+    assert (answer.result, answer.value, answer.manifest) == ("inline", b"true", [])
+    assert Path(task.directory).is_dir()
+
+
+def test_a_small_published_result_has_a_folder_once_asked_for(tmp_path: Path) -> None:
+    obj, root = Asks(), str(tmp_path)
+    paths = ArtifactPaths(root, class_info(Asks).name, obj.furu_hash)
+    card = Card(RunPaths(root, "r").worker("w"), Claim(token="t", backend="local"))
+    card.write()
+    assert artifacts.claim(paths, 1, card).r == "claimed"
+    end = End(
+        generation=1,
+        token="t",
+        status="success",
+        hash=paths.hash,
+        result="inline",
+        value=msgspec.Raw(b"true"),
+    )
+    assert artifacts.publish(paths, 1, end).r == "published"
+    assert load_result(obj, root) is True
+    assert not Path(paths.attempts).exists()
+    found = bound_to_published(obj, root)
+    assert found is not None
+    assert found[0].furu_dir == Path(paths.attempt(1))
+    assert Path(paths.attempt(1)).is_dir()
+    assert load_result(obj, root) is True

@@ -105,6 +105,35 @@ def test_showing_spools_that_are_gone_changes_nothing(tmp_path: Path) -> None:
     assert not spools.expose(str(tmp_path / "w"), 0, str(tmp_path / "a"))
     assert os.listdir(tmp_path / "a") == []
     assert spools.collect(str(tmp_path / "w"), 0, str(tmp_path / "a")) == ("", False)
+    assert not spools.expose(str(tmp_path / "w"), 0, str(tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_showing_what_ends_meanwhile_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, folder = str(tmp_path / "w"), str(tmp_path / "attempts" / "1")
+    sources = [_spool(base, 0, extension, b"") for extension in ("out", "err")]
+    make = os.makedirs
+
+    def end_then_make(path: str, *, exist_ok: bool) -> None:
+        for source in sources:
+            Path(source).unlink(missing_ok=True)
+        make(path, exist_ok=exist_ok)
+
+    monkeypatch.setattr(os, "makedirs", end_then_make)
+    assert not spools.expose(base, 0, folder)
+    assert not os.path.exists(folder)
+
+
+def test_shown_spools_of_a_silent_dead_child_leave_no_folder(tmp_path: Path) -> None:
+    base, folder = str(tmp_path / "w"), str(tmp_path / "attempts" / "1")
+    for extension in ("out", "err"):
+        _spool(base, 0, extension, b"")
+    assert spools.expose(base, 0, folder)
+    assert sorted(os.listdir(folder)) == ["stderr", "stdout"]
+    assert spools.collect(base, 0, folder) == ("", False)
+    assert not os.path.exists(folder)
 
 
 @pytest.mark.fault("F116")

@@ -140,7 +140,8 @@ def publish_on(paths: ArtifactPaths, power: bool) -> None:
     card = owner_card(paths.root, "a")
     reply = artifacts.claim(paths, 1, card)
     assert reply.r == "claimed"
-    fs.mkdir(paths.attempt(1) + "/sub")
+    for folder in (paths.attempts, paths.attempt(1), paths.attempt(1) + "/sub"):
+        fs.mkdir(folder)
     for name in ("value.txt", "sub/more"):
         fd = fs.open(f"{paths.attempt(1)}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         fs.write(fd, b"new")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+import msgspec
 import pytest
 from store_env import (
     calls_of,
@@ -19,7 +20,7 @@ from store_env import (
     write_result,
 )
 
-from furu_async._store import artifacts, atomic, fs
+from furu_async._store import artifacts, atomic, fs, results
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.records import End
 
@@ -49,7 +50,7 @@ def test_a_result_is_published_in_one_step(root: str, paths: ArtifactPaths) -> N
     card = owner_card(root, "a")
     reply = artifacts.claim(paths, 1, card)
     assert reply.r == "claimed"
-    assert os.listdir(paths.attempt(1)) == []
+    assert not os.path.lexists(paths.attempts)
     write_result(paths, 1, "x")
     assert not artifacts.is_marked(paths)
     assert value(paths) is None
@@ -62,7 +63,7 @@ def test_a_result_is_published_in_one_step(root: str, paths: ArtifactPaths) -> N
 
 
 def test_a_fresh_claim_and_publish_make_few_calls(root: str, paths: ArtifactPaths) -> None:
-    """The price of a small node: six folders, the claim, and one file with two names."""
+    """The price of a small node: four folders, the claim, and one file with two names."""
     card = owner_card(root, "a")
     create(paths_at(root, "e" * 32), card, "x")
     assert calls_of(lambda: artifacts.claim(paths, 1, card)) == [
@@ -70,7 +71,7 @@ def test_a_fresh_claim_and_publish_make_few_calls(root: str, paths: ArtifactPath
         "mkdir",
         "mkdir",
         "link",
-        *["mkdir"] * 3,
+        "mkdir",
     ]
     write_result(paths, 1, "x")
     calls = calls_of(lambda: artifacts.publish(paths, 1, success(paths, 1, card)))
@@ -404,7 +405,7 @@ def test_the_next_attempt_starts_empty_and_takes_the_checkpoint(root: str, paths
     with open(paths.checkpoint(1) + "/step", "w") as file:
         file.write("7")
     artifacts.takeover(paths, 1, owner_card(root, "b"), "gone")
-    assert os.listdir(paths.attempt(2)) == []
+    assert os.listdir(paths.attempts) == ["1"]
     assert os.listdir(paths.checkpoints) == ["2"]
     assert os.listdir(paths.checkpoint(2)) == ["step"]
 
@@ -438,7 +439,30 @@ def test_what_lies_in_the_way_of_a_fresh_folder_is_moved_aside(root: str, paths:
     with open(paths.attempt(2) + "/foreign", "w"):
         pass
     assert artifacts.claim(paths, 2, card).r == "claimed"
-    assert os.listdir(paths.attempt(2)) == []
+    (stale,) = os.listdir(paths.attempts)
+    assert stale.startswith(".stale-2")
+    assert os.listdir(f"{paths.attempts}/{stale}") == ["foreign"]
+
+
+def test_an_empty_folder_in_the_way_is_removed(root: str, paths: ArtifactPaths) -> None:
+    card = owner_card(root, "a")
+    fail(paths, card)
+    os.makedirs(paths.attempt(2))
+    assert artifacts.claim(paths, 2, card).r == "claimed"
+    assert os.listdir(paths.attempts) == []
+
+
+def test_a_result_without_files_needs_no_folder(root: str, paths: ArtifactPaths) -> None:
+    card = owner_card(root, "a")
+    artifacts.claim(paths, 1, card)
+    end = msgspec.structs.replace(success(paths, 1, card), result="inline", value=msgspec.Raw(b"[1,2.0]"))
+    assert end.manifest == []
+    assert artifacts.publish(paths, 1, end, power=True).r == "published"
+    assert not os.path.lexists(paths.attempts)
+    found = artifacts.read_success(paths)
+    assert found is not None
+    assert artifacts.verify_manifest(paths, *found, checksums=True) == []
+    assert results.load(paths.attempt(1), found[1].result, bytes(found[1].value)) == [1, 2.0]
 
 
 @pytest.mark.fault("F32")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,8 +26,8 @@ from hypothesis import strategies as st
 from store_env import with_error
 
 from furu_async._store import results
-from furu_async._store.manifest import manifest_of, missing_files
-from furu_async._store.records import Damaged
+from furu_async._store.manifest import manifest_of, missing_files, sync_tree
+from furu_async._store.records import NO_VALUE, Damaged, End, decode, encode
 from furu_async.errors import FuruComputeError, FuruError
 
 
@@ -255,6 +256,103 @@ def test_plain_values_are_plain_files(tmp_path: Path) -> None:
         assert results.save(value, str(folder)) == kind
         assert [(p.name, p.read_bytes()) for p in folder.iterdir()] == [content]
     assert results.save(None, str(tmp_path)) == "none"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        2**63,
+        2**64 - 1,
+        -(2**63),
+        0.0,
+        -0.0,
+        1.0,
+        0.1 + 0.2,
+        1e16,
+        1e308,
+        5e-324,
+        "",
+        "text\n\0\u2028\U0001f600",
+        [],
+        {},
+        [1, 1.0, True, None, "1", [2.0], {"": []}],
+        {"b": 1, "a": {"$": "tuple", "v": [1]}, "c": 2**64 - 1},
+        "x" * (results.INLINE_BYTES - 2),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_small_value_needs_no_file(value: Any) -> None:
+    data = results.small(value)
+    assert data is not None
+    assert len(data) <= results.INLINE_BYTES
+    end = End(generation=1, token="t", status="success", result="inline", value=msgspec.Raw(data))
+    back = decode(End, encode(end), "end")
+    assert same(value, results.load("/nowhere", back.result, bytes(back.value)))
+
+
+class _Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        float("nan"),
+        float("inf"),
+        [float("nan")],
+        {"a": -float("inf")},
+        2**64,
+        -(2**63) - 1,
+        10**22,
+        10**5000,
+        [2**64],
+        (),
+        (1,),
+        [(1,)],
+        {1: 2},
+        {"a": {None: 1}},
+        "\ud800",
+        ["\ud800"],
+        {"\ud800": 1},
+        b"",
+        [b""],
+        _Text("a"),
+        {_Text("a"): 1},
+        set(),
+        1j,
+        "x" * (results.INLINE_BYTES - 1),
+        "é" * (results.INLINE_BYTES // 2),
+        [0] * (results.INLINE_BYTES // 2),
+        [["x" * results.INLINE_BYTES]],
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_json_would_change_or_is_not_small_is_not_kept_in_the_record(value: Any) -> None:
+    assert results.small(value) is None
+
+
+def test_a_record_without_its_small_value_is_damaged() -> None:
+    end = decode(End, encode(End(generation=1, token="t", status="success", result="inline")), "end")
+    with pytest.raises(Damaged, match="no result"):
+        results.load("/nowhere", end.result, bytes(end.value))
+    with pytest.raises(Damaged, match="no result"):
+        results.load("/nowhere", "inline", b"[" * 100_000)
+
+
+def test_an_end_without_a_value_is_json(tmp_path: Path) -> None:
+    plain = End(generation=1, token="t", status="failure")
+    assert plain.value is NO_VALUE
+    assert b"value" not in encode(plain)
+    again = decode(End, encode(plain), "end")
+    assert decode(End, encode(again), "end") == again
+    assert manifest_of(str(tmp_path / "none")) == []
+    assert sync_tree(str(tmp_path / "none")) == []
 
 
 def _local_class() -> Any:
