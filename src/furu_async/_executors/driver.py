@@ -39,6 +39,7 @@ from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError,
 
 _SLICE = 0.004
 _NAP = 0.0
+_PART = 500
 _MOST_TARGETS = 1000
 
 logger = logging.getLogger("furu_async")
@@ -73,24 +74,24 @@ class Driver:
         seed: int | None = None,
     ) -> None:
         self.run_id = run_id
-        self.root = str(config.path)
+        self.root: str = str(config.path)
         self.config = config
         self.targets = targets
         self.executor = executor
-        self.rerun = frozenset((*rerun, *config.always_rerun))
+        self.rerun: frozenset[str] = frozenset((*rerun, *config.always_rerun))
         self.ledger = ledger
         self.nodes: dict[str, Node] = {}
-        self.state = State(policy)
+        self.state: State = State(policy)
         self.end: do.EndRun | None = None
         self.error: BaseException | None = None
         self._inbox: deque[Event] = deque()
         self._wake = asyncio.Event()
         self._random = random.Random(seed)
         self.distrust: set[str] = set()
-        self.token = uuid.uuid4().hex
-        self.context = contextvars.copy_context()
+        self.token: str = uuid.uuid4().hex
+        self.context: contextvars.Context = contextvars.copy_context()
         self._overridden = overrides.active()
-        self.planner = Planner(
+        self.planner: Planner = Planner(
             self.root,
             config,
             self.nodes,
@@ -101,7 +102,7 @@ class Driver:
             self._validate,
             self.fail,
         )
-        self.watcher = Watcher(self.root, config, self.post, self.ledger.waiting)
+        self.watcher: Watcher = Watcher(self.root, config, self.post, self.ledger.waiting)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             do.Probe: self._probe,
             do.Start: self._start,
@@ -220,7 +221,10 @@ class Driver:
             if loop.time() > until:
                 await asyncio.sleep(_NAP)
                 until = loop.time() + _SLICE
-        self.post(Wanted(tuple(hashes)))
+        wanted = tuple(hashes)
+        for start in range(0, len(wanted), _PART):
+            self.post(Wanted(wanted[start : start + _PART], more=True))
+        self.post(Wanted(()))
 
     async def _drive(self, group: anyio.abc.TaskGroup) -> None:
         loop = asyncio.get_running_loop()

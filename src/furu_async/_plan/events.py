@@ -67,9 +67,10 @@ DEFAULT_RULES = NodeRules()
 
 
 class Wanted(msgspec.Struct, frozen=True, tag=True):
-    """These are the targets of the run (once, first)."""
+    """These are targets of the run. Comes first; a long list comes in parts, all but the last saying ``more``."""
 
     nodes: tuple[NodeId, ...]
+    more: bool = False
 
 
 class Probed(msgspec.Struct, frozen=True, tag=True):

@@ -28,7 +28,7 @@ def check_invariants(state: State) -> None:
     _demand(by_phase[Phase.UNKNOWN] == 0, "every node of the run has been asked about")
     _demand(state.live == sum(by_phase[:FIRST_FINAL]), "the unfinished nodes are counted")
     _demand(state.unplanned == sum(not node.known for node in nodes), "the nodes still unknown are counted")
-    over = state.targets is not None or state.mode == "stop"
+    over = state.targets is not None or (state.mode == "stop" and not state.expecting)
     _demand(state.finished == (over and state.live == 0), "a run is finished when every node is final")
     timers = set(state.timers)
     held = set(state.held)

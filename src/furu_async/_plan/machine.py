@@ -84,7 +84,7 @@ def advance(state: State, event: Event, now: float) -> list[Command]:
         _planning_is_over(state, out)
     if not state.live:
         _finish(state, out)
-    elif state.by_phase[_WAITING] == state.live:
+    elif state.by_phase[_WAITING] == state.live and state.targets is not None:
         _nothing_moves(state, out)
     return out
 
@@ -95,8 +95,12 @@ def advance(state: State, event: Event, now: float) -> list[Command]:
 def _wanted(state: State, event: Wanted, now: float, out: Commands) -> None:
     if state.targets is not None:
         return
-    targets = dict.fromkeys(event.nodes)
-    state.targets = tuple(admit(state, node_id, 0, out) for node_id in targets)
+    for node_id in event.nodes:  # one may be known already, as a dependency of an earlier part
+        state.wanted.append(state.nodes.get(node_id) or admit(state, node_id, 0, out))
+    state.expecting = event.more
+    if not event.more:
+        state.targets = tuple(dict.fromkeys(state.wanted))
+        state.wanted.clear()
 
 
 def _probed(state: State, event: Probed, now: float, out: Commands) -> None:
@@ -363,8 +367,8 @@ def _refuse_cycle(state: State, out: Commands) -> None:
 
 def _finish(state: State, out: Commands) -> None:
     """Every node is final."""
-    if state.targets is None and state.mode == "run":
-        return  # nothing is wanted yet
+    if state.targets is None and (state.mode == "run" or state.expecting):
+        return  # nothing is wanted yet, or not all of it is known
     state.finished = True
     ok = state.targets is not None and all(
         node.phase is Phase.CREATED or node.phase is Phase.CACHED for node in state.targets

@@ -56,12 +56,12 @@ class Trouble:
         self.failure: Failure | None = None
         self.lines: list[str] = []
         self.since: float | None = None
-        self.troubles = 0
-        self.wake = 0.0
-        self.then = Phase.READY
+        self.troubles: int = 0
+        self.wake: float = 0.0
+        self.then: Phase = Phase.READY
         self.was: Phase | None = None
-        self.detail = ""
-        self.taken_over = False
+        self.detail: str = ""
+        self.taken_over: bool = False
 
     def note(self, line: str) -> None:
         """Remember a line of the node's story; the oldest but one goes first, since the first tells most."""
@@ -105,20 +105,20 @@ class Node:
     )
 
     def __init__(self, node_id: NodeId, level: int) -> None:
-        self.id = node_id
-        self.phase = Phase.UNKNOWN
-        self.story = 0
-        self.level = level
+        self.id: NodeId = node_id
+        self.phase: Phase = Phase.UNKNOWN
+        self.story: int = 0
+        self.level: int = level
         self.below: tuple[NodeId, ...] = ()
         self.deps: tuple[Node, ...] | None = None
         self.waiters: list[Node] | None = None
-        self.waiting = 0
-        self.attempts = 0
-        self.tickets = 0
-        self.spec = 0
+        self.waiting: int = 0
+        self.attempts: int = 0
+        self.tickets: int = 0
+        self.spec: int = 0
         self.rules: NodeRules = DEFAULT_RULES
         self.trouble: Trouble | None = None
-        self.known = False
+        self.known: bool = False
         self.root: NodeId = ""
 
     def troubled(self) -> Trouble:
@@ -147,6 +147,7 @@ class State:
         "by_phase",
         "cycle",
         "detail",
+        "expecting",
         "failures",
         "finished",
         "held",
@@ -161,28 +162,33 @@ class State:
         "targets",
         "timers",
         "unplanned",
+        "wanted",
         "why_stopped",
     )
 
     def __init__(self, policy: Policy | None = None) -> None:
-        self.policy = policy or Policy()
+        self.policy: Policy = policy or Policy()
         self.nodes: dict[NodeId, Node] = {}
+        self.wanted: list[Node] = []  # targets so far
+        self.expecting = False  # more of them are to come
         self.targets: tuple[Node, ...] | None = None
-        self.by_phase = [0] * len(Phase)
-        self.live = 0  # nodes that are not final
-        self.unplanned = 0  # nodes of which the store has not told yet
-        self.planned = False
-        self.reopened = False  # a final node was looked at again: dependencies are checked before each start
+        self.by_phase: list[int] = [0] * len(Phase)
+        self.live: int = 0  # nodes that are not final
+        self.unplanned: int = 0  # nodes of which the store has not told yet
+        self.planned: bool = False
+        self.reopened: bool = (
+            False  # a final node was looked at again: dependencies are checked before each start
+        )
         self.cycle: tuple[NodeId, ...] = ()
         self.held: list[Node] = []  # could start, but the plan may still refuse the run
         self.refused: list[Node] = []  # stored as failed, and the policy says that this stays
-        self.failures = 0
+        self.failures: int = 0
         self.mode: Mode = "run"
         self.why_stopped: Why = ""
-        self.detail = ""
+        self.detail: str = ""
         self.timers: list[tuple[float, NodeId]] = []
         self.restored: Mapping[NodeId, Mapping[FailureKind, int]] = {}
-        self.finished = False
+        self.finished: bool = False
 
     # -- questions ---------------------------------------------------------------------------------
 

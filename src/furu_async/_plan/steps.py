@@ -35,7 +35,10 @@ def admit(state: State, node_id: NodeId, level: int, out: Commands) -> Node:
         trouble.used.update(used)
         trouble.taken_over = True
         node.attempts = sum(used.values())
-    out.append(Probe(node_id))
+    if state.mode == "run":
+        out.append(Probe(node_id))
+    else:
+        put_aside(state, node, out)  # a late part of the targets of a run that is ending already
     return node
 
 

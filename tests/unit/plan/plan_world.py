@@ -98,12 +98,23 @@ class World(Checks):
         self.stops = 0
         self.planned = 0
         self.end: EndRun | None = None
+        self.more = False  # further targets follow
 
     # -- running -----------------------------------------------------------------------------------
 
     def run(self) -> EndRun:
         """From the first event to the last, and a bit after."""
-        self.feed(Wanted(self.targets))
+        cut = int(self.rnd() * 2 * len(self.targets))
+        if cut < len(self.targets):
+            self.more = True
+            self.feed(Wanted(self.targets[:cut], more=True))
+            for _ in range(int(self.rnd() * 4)):
+                if self.todo and self.end is None:
+                    self.step()
+            self.more = False
+            self.feed(Wanted(self.targets[cut:]))
+        else:
+            self.feed(Wanted(self.targets))
         while self.end is None:
             self.step()
         check_invariants(self.state)
@@ -131,7 +142,7 @@ class World(Checks):
             self.obey(command, free)
         if self.steps % self.check_every == 0:
             check_invariants(state)
-        if self.end is None and not self.todo and state.next_wakeup() is None:
+        if self.end is None and not self.more and not self.todo and state.next_wakeup() is None:
             raise Broken("nothing is under way and the run has not ended")
 
     def obey(self, command: Command, free: bool) -> None:
@@ -199,7 +210,7 @@ class World(Checks):
             task = self.live.get(node)
             if task is not None and task[0] == ticket:
                 self.work(what, node, ticket, task)
-        if self.end is None and not self.todo and self.state.next_wakeup() is None:
+        if self.end is None and not self.more and not self.todo and self.state.next_wakeup() is None:
             raise Broken("nothing is under way and the run has not ended")
 
     def say(self, event: Event) -> None:

@@ -18,6 +18,20 @@ def test_a_valid_target_is_cached_and_nothing_below_it_is_looked_at(run_of):
     assert env.state.phase("b").name == "UNKNOWN"
 
 
+def test_targets_may_come_in_parts(run_of):
+    env = run_of("a: b, b, c")
+    env.feed(Wanted(("a",), more=True))
+    env.absent("a")
+    env.valid("b")
+    env.expect("probe a", "probe b", "b cached", "start a")
+    env.succeed("a")
+    env.expect("a created")
+    assert not env.state.finished, "more targets are to come"
+    env.feed(Wanted(("b", "c", "c")))
+    env.valid("c")
+    env.expect("probe c", "c cached", "planned", "end ok")
+
+
 def test_an_absent_node_without_dependencies_starts_at_once(run_of):
     env = run_of("a")
     env.want()
