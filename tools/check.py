@@ -67,7 +67,7 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
     ),
     "unit": (
         "tests: unit, contract, simulation",
-        [_pytest("tests/unit", "tests/contract", "tests/sim")],
+        [_pytest("-n", "2", "tests/unit", "tests/contract", "tests/sim")],
     ),
     "docs": ("documentation: the README runs, the map is complete", [_pytest("tests/docs")]),
     "integration": (

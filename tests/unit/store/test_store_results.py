@@ -216,7 +216,9 @@ VALUES: list[Any] = [
 
 
 @pytest.mark.parametrize(
-    "value", VALUES, ids=lambda v: f"{type(v).__name__}-{repr(v)[:20] if type(v) is not int else ''}"
+    "value",
+    VALUES,
+    ids=lambda v: f"{type(v).__name__}-{'' if type(v) in (int, set, frozenset) else repr(v)[:20]}",
 )
 def test_a_value_comes_back_as_it_was(value: Any, tmp_path: Path) -> None:
     assert same(value, round_trip(value, tmp_path))
