@@ -185,6 +185,9 @@ class Steps:
         node, run = job.origin.node, job.origin.run
         claim = _read_claim(reply.get("claim"))
         generation = reply["n"]
+        if claim is not None and claim.token == run.token:
+            self._end_own(job, generation)
+            return
         dead = claim is not None and known_dead(claim.owner) is True
         if dead or node.takeover == generation:
             why = "its owner is gone" if dead else "its owner gave no sign of life for a lease"
@@ -194,6 +197,20 @@ class Steps:
         from furu_async._executors.planner import describe_claim
 
         self._finish(job, lambda: job.elsewhere(describe_claim(claim)))
+
+    def _end_own(self, job: Job, generation: int) -> None:
+        """End what an earlier attempt of this run still holds: its end could not be written (a full disk)."""
+
+        def ended(reply: Any) -> None:
+            job.generation = 0
+            if reply["r"] == "error":
+                self._trouble(job, reply)
+            else:
+                self._ask_claim(job)
+
+        job.generation = generation
+        failure = Failure(kind="infrastructure", message="its end could not be recorded when it failed")
+        self._ask_end(job, "finish", self._end(job, "failure", failure), ended)
 
     # -- ending ----------------------------------------------------------------------------------------------
 
