@@ -205,7 +205,7 @@ class Driver:
                     await self._drive(group)
                 finally:
                     self.watcher.close()
-                    self.ledger.journal.close()
+                    self.ledger.close_journal(str(self.error or (self.end.detail if self.end else "")))
         except BaseExceptionGroup as several:
             error = collapse(several)
             if not isinstance(error, FuruError):

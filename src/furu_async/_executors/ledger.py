@@ -47,6 +47,9 @@ class Ledger:
     def emit(self, event: RunEvent) -> None:
         """Give an event to journal, listeners and streams."""
         self.journal.add(event)
+        self._tell(event)
+
+    def _tell(self, event: RunEvent) -> None:
         for listener in self._listeners:
             try:
                 listener(event)
@@ -155,10 +158,18 @@ class Ledger:
         logger.warning("%s", text)
         self.emit(RunEvent(at=clock.wall(), kind="note", message=text))
 
+    def close_journal(self, message: str) -> None:
+        """Nothing more happens to any node: note the end, write what is left."""
+        counts: dict[str, int] = {}
+        for outcome in self.outcomes.values():
+            counts[outcome.status] = counts.get(outcome.status, 0) + 1
+        self.journal.add(RunEvent(at=clock.wall(), kind="run_ended", counts=counts, message=message))
+        self.journal.close()
+
     def run_ended(self, counts: Mapping[str, int], message: str) -> None:
         """The run is over; streams end."""
         self._over = True
-        self.emit(RunEvent(at=clock.wall(), kind="run_ended", counts=dict(counts), message=message))
+        self._tell(RunEvent(at=clock.wall(), kind="run_ended", counts=dict(counts), message=message))
         for stream in self._streams:
             stream.put(None)
 
