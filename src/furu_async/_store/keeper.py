@@ -304,7 +304,9 @@ def _seen_reply(paths: ArtifactPaths, seen: Look) -> Reply:
     if seen.verdict == "published":
         return {"r": "published", "n": seen.generation}
     if seen.verdict == "damaged":
-        text = "cannot be used before a person has looked at it: " + "; ".join(seen.notes)
+        # The folder is named by `path`; without it the reason is within the part of a message that is always shown.
+        notes = "; ".join(seen.notes).replace(paths.base + "/", "")
+        text = f"cannot be used before a person has looked at it: {notes}"
         return {"r": "error", "errno": errno.EUCLEAN, "path": paths.base, "text": text}
     reply: Reply = {"r": "taken", "n": seen.generation, "claim": encode(seen.claim) if seen.claim else b""}
     if seen.notes:
