@@ -282,6 +282,46 @@ class Held(Furu[int]):
         return self.n
 
 
+class Leaks(Furu[int]):
+    """Fails with a secret of the environment in a local variable."""
+
+    variable: str
+    _retry = Retry(retries=0)
+
+    def _create(self) -> int:
+        secret = os.environ[self.variable]
+        raise RuntimeError(f"the login was refused ({len(secret)} letters)")
+
+
+class Named(Furu[int]):
+    """Fails, with any text in a field."""
+
+    text: str
+    _retry = Retry(retries=0)
+
+    def _create(self) -> int:
+        print("working on", self.text)
+        raise ValueError(f"bad: {self.text}")
+
+
+class Large(Furu[bytes]):
+    """A result of many bytes."""
+
+    size: int
+
+    def _create(self) -> bytes:
+        return b"x" * self.size
+
+
+class LargeFile(Furu[None]):
+    """A file of many bytes."""
+
+    size: int
+
+    def _create(self) -> None:
+        (self.furu_dir / "large").write_bytes(b"x" * self.size)
+
+
 def lives(pid: int) -> bool:
     """The process is there and no zombie."""
     try:
