@@ -322,6 +322,18 @@ class LargeFile(Furu[None]):
         (self.furu_dir / "large").write_bytes(b"x" * self.size)
 
 
+class HangsInThread(Furu[int]):
+    """Over its limit, in a thread that nothing can end."""
+
+    n: int
+    _mode = "thread"
+    _time_limit = 0.2
+
+    def _create(self) -> int:
+        time.sleep(600)
+        return self.n
+
+
 def lives(pid: int) -> bool:
     """The process is there and no zombie."""
     try:

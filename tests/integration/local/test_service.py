@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,7 +22,7 @@ import psutil
 import pytest
 import uvloop
 from conftest import until
-from local_artifacts import ASleeps, Chain, Counted, Fails, Held, Num, Sleeps, Stoppable, Sum
+from local_artifacts import ANum, ASleeps, Chain, Counted, Fails, Held, Num, Sleeps, Stoppable, Sum
 
 from furu_async import FuruConfig, Local, RunEvent, Scheduler, run_dag, run_dag_sync, use_config
 from furu_async._runtime.config import active_config
@@ -172,6 +174,33 @@ async def test_drain_waits_for_everything() -> None:
         await scheduler.drain()
         assert all(run.done for run in runs)
         assert [(await run).ok for run in runs] == [True] * 4
+
+
+@pytest.mark.fault("F98")
+async def test_cancelled_at_any_moment_nothing_is_half_published() -> None:
+    nodes = [ANum(n=k) for k in range(60)]
+    chance = random.Random(7)
+    for _ in range(8):
+        async with Scheduler(TWO) as scheduler:
+            run = scheduler.start(nodes, rerun=["ALL"], check=False)
+            after = chance.randrange(40)
+            seen = 0
+            async with asyncio.timeout(30):
+                async for event in run.events():
+                    seen += event.kind == "node_done"
+                    if seen >= after:
+                        run.cancel()
+            with pytest.raises(FuruRunCancelled):
+                await run
+        assert run.report is not None
+        assert sum(run.report.counts.values()) == len(nodes)
+        for node in nodes:
+            state = node.get_state()
+            if run.report[node].status == "created":
+                assert state["status"] == "published"
+                assert node.load_existing() == node.n
+            assert state["status"] != "claimed", "no claim stays behind"
+    assert (await run_dag(nodes, executor=TWO, progress=False)).ok
 
 
 # -- events --------------------------------------------------------------------------------------------------
@@ -392,6 +421,25 @@ def test_a_run_in_another_thread() -> None:
     thread.start()
     thread.join(60)
     assert results == [8]
+
+
+@pytest.mark.fault("F100")
+def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
+    script = (
+        "import asyncio, local_artifacts as a; from furu_async import run_dag\n"
+        "report = asyncio.run(run_dag([a.HangsInThread(n=1), a.Num(n=1)], check=False, progress=False))\n"
+        "print([node.failure.kind for node in report if node.failure])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environment,
+        check=True,
+    )
+    assert done.stdout.strip() == "['timeout']"
 
 
 # -- the loop ------------------------------------------------------------------------------------------------
