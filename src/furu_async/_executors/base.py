@@ -87,9 +87,15 @@ class Request:
 
 
 class Executor(Protocol):
-    """Carries out `Start`, `TakeBack` and `Kill` for any number of runs."""
+    """Carries out `Start`, `TakeBack` and `Kill` for any number of runs.
+
+    Attributes:
+        kind: for `run.json`.
+        seed: of what its runs draw at random (the jitter of backoffs); None: from the system.
+    """
 
     kind: str
+    seed: int | None
 
     def check(self, node: Node, specs: Sequence[SlurmSpec]) -> str | None:
         """Say why this node can never run here, or None."""
@@ -115,3 +121,17 @@ class Executor(Protocol):
 
     async def aclose(self) -> None:
         """End everything that runs, bounded in time; leave no process behind."""
+
+
+class ExecutorLike:
+    """What ``executor=`` takes: the description of an executor, frozen and reusable. Base of `Local` and its like."""
+
+    __slots__ = ()
+
+    def open(self, config: FuruConfig) -> Executor:
+        """Make the executor of one scheduler, on the running loop; it starts nothing before it is given work.
+
+        Args:
+            config: the scheduler's settings.
+        """
+        raise NotImplementedError

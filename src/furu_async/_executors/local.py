@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from furu_async._executors import overrides
-from furu_async._executors.base import Node, Request, RunPort
+from furu_async._executors.base import Executor, ExecutorLike, Node, Request, RunPort
 from furu_async._executors.dispatch import Dispatcher
 from furu_async._executors.inplace import InPlace
 from furu_async._executors.jobs import Job, Step, Steps
 from furu_async._executors.provenance import metadata
 from furu_async._executors.resources import Budget, default_workers
 from furu_async._executors.validity import validate_stored
+from furu_async._executors.workers import Workers
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import Started, TakenBack
 from furu_async._runner.keeper_client import KeeperClient
@@ -40,7 +41,7 @@ GRACE_SECS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Local:
+class Local(ExecutorLike):
     """Run nodes on this machine.
 
     Attributes:
@@ -77,6 +78,10 @@ class Local:
         ):
             raise FuruDefinitionError(f"Local(mem_gb={mem!r}): use a number of GiB greater than 0")
 
+    def open(self, config: FuruConfig) -> Executor:
+        """Make its executor, on the running loop; children start when there is work."""
+        return LocalExecutor(self, config)
+
 
 def _whole(name: str, value: int | None, least: int) -> None:
     if value is None and name != "max_inline":
@@ -86,21 +91,24 @@ def _whole(name: str, value: int | None, least: int) -> None:
 
 
 class LocalExecutor:
-    """A `Local` at work, on one event loop, for any number of runs."""
+    """A `Local` at work, on one event loop, for any number of runs.
+
+    Its keeper and what runs its processes are made by methods of their own, so that simulations can put others in
+    their places and keep all of the rest.
+    """
 
     kind = "local"
+    seed: int | None = None
 
     def __init__(self, local: Local, config: FuruConfig) -> None:
         self.local = local
         self.config = config
         self.budget = Budget(local.cpus, local.gpus, local.mem_gb)
         self.worker_id = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self.keeper = KeeperClient(config.heartbeat_secs)
+        self.keeper = self._make_keeper()
         self.steps = Steps(self.keeper, self._claimed, self._over)
         self.size = local.workers or default_workers()
-        self.dispatcher = Dispatcher(
-            self.steps, self.budget, self.size, self._spool_folder, config.log_level, GRACE_SECS
-        )
+        self.dispatcher = self._make_workers()
         self.inplace = InPlace(self.steps, self.size, local.max_inline)
         self.jobs: dict[tuple[str, str], Job] = {}
         self._seq = 0
@@ -203,6 +211,14 @@ class LocalExecutor:
             await DOOR.files.run(_remove_folder, self._spool, deadline=5.0)
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    def _make_keeper(self) -> KeeperClient:
+        return KeeperClient(self.config.heartbeat_secs)
+
+    def _make_workers(self) -> Workers:
+        return Dispatcher(
+            self.steps, self.budget, self.size, self._spool_folder, self.config.log_level, GRACE_SECS
+        )
 
     def _with_run_open(self, run: RunPort, job: Job) -> None:
         if run.run_id in self._opened:

@@ -23,9 +23,11 @@ from furu_async._executors.arguments import (
     make_policy,
     make_run_id,
 )
+from furu_async._executors.base import Executor
+from furu_async._executors.base import ExecutorLike as ExecutorLike
 from furu_async._executors.driver import Driver
 from furu_async._executors.ledger import Ledger
-from furu_async._executors.local import Local, LocalExecutor
+from furu_async._executors.local import Local
 from furu_async._executors.runs import CANCEL_SECS, Run
 from furu_async._model import context as attempt_context
 from furu_async._model.artifact import Furu
@@ -35,7 +37,6 @@ from furu_async._store.layout import root_warning
 from furu_async.errors import FuruDefinitionError, FuruError, collapse
 from furu_async.report import RunEvent
 
-ExecutorLike = Local
 EventListener = Callable[[RunEvent], None]
 
 _current: ContextVar[Scheduler | None] = ContextVar("furu_scheduler", default=None)
@@ -61,11 +62,11 @@ class Scheduler:
     """
 
     def __init__(self, executor: ExecutorLike | None = None, *, config: FuruConfig | None = None) -> None:
-        if executor is not None and not isinstance(executor, Local):
+        if executor is not None and not isinstance(executor, ExecutorLike):
             raise FuruDefinitionError(f"executor={executor!r} is not an executor", "use Local(...)")
         self._description = executor or Local()
         self._config = config
-        self._executor: LocalExecutor | None = None
+        self._executor: Executor | None = None
         self._host: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._group: anyio.abc.TaskGroup | None = None
@@ -105,7 +106,7 @@ class Scheduler:
             raise FuruError("this Scheduler was opened before", "make a new one; a Scheduler is used once")
         self._loop = asyncio.get_running_loop()
         self._config = self._config or active_config()
-        self._executor = LocalExecutor(self._description, self._config)
+        self._executor = self._description.open(self._config)
         opened = asyncio.Event()
         self._host = self._loop.create_task(
             self._live(opened), name="furu scheduler", context=contextvars.Context()
@@ -169,7 +170,7 @@ class Scheduler:
         listeners = [] if on_event is None else [on_event] if callable(on_event) else list(on_event)
         run_id = make_run_id()
         ledger = Ledger(run_id, str(settings.path), listeners)
-        driver = Driver(run_id, objs, self._executor, policy, settings, names, ledger)
+        driver = Driver(run_id, objs, self._executor, policy, settings, names, ledger, self._executor.seed)
         driver.distrust.update(obj.furu_hash for obj in distrust)
         run = Run(driver, ledger, check, timeout)
         warning = root_warning(str(settings.path))

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
@@ -39,15 +40,26 @@ class BlockingTimeout(TimeoutError):
         return f"no answer from a blocking call in lane {self.lane!r} for {self.seconds:g} s"
 
 
+StandIn = Callable[["Lane", Callable[[], None]], None]
+
+
 class Lane(Executor):
     """A small pool of daemon threads; also usable as a `concurrent.futures.Executor` (aiofiles takes one).
 
     Args:
         name: appears in thread names and errors.
         threads: how many calls run at once.
+
+    Attributes:
+        stand_in: for simulations, in place of the threads of all lanes: it is given each call, which answers its own
+            future, and makes it whenever it likes. None, but for `furu_async.testing`.
     """
 
+    stand_in: ClassVar[StandIn | None] = None
+    _all: ClassVar[weakref.WeakSet[Lane]] = weakref.WeakSet()
+
     def __init__(self, name: str, threads: int) -> None:
+        Lane._all.add(self)
         self.name = name
         self.threads = threads
         self._lock = threading.Lock()
@@ -62,9 +74,19 @@ class Lane(Executor):
         """Calls handed over and not yet answered; a virtual clock must stand still while there are any."""
         return self._pending
 
+    @classmethod
+    def under_way(cls) -> int:
+        """`pending` of all lanes of this process together, also of those that are not of the `DOOR`."""
+        return sum(lane._pending for lane in cls._all)
+
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Hand a call over; its future is answered in the thread that ran it."""
         future: Future[T] = Future()
+        if Lane.stand_in is not None:
+            with self._lock:
+                self._pending += 1
+            Lane.stand_in(self, lambda: self._answer(future, lambda: fn(*args, **kwargs)))
+            return future
         with self._lock:
             self._pending += 1
             self._queue.put((future, lambda: fn(*args, **kwargs)))
