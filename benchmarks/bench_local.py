@@ -1,6 +1,9 @@
-"""The speed that is promised, measured against a floor in the same run: ``python benchmarks/bench_local.py [--nodes N] [--repeat K]``.
+"""The speed that is promised, measured against a floor in the same run.
 
-Machines are noisy: floor and product run in turn, and each figure is a median. Exit code 1 if a figure is over its limit.
+Usage: ``python benchmarks/bench_local.py [--nodes N] [--repeat K]``.
+
+Machines are noisy: floor and product run in turn, and each figure is a median. Exit code 1 if a figure is over its
+limit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The floor that everything is compared with: a process pool of two, and per task the files that any durable cache needs.
+"""The floor of comparison: a process pool of two, and per task the files that any durable cache needs.
 
 Per task: a folder, a result file, a state file by temp-and-rename, and a marker. Driven by a few lines of scheduling
 of its own, one task a trip.

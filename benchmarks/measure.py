@@ -9,9 +9,9 @@ import sys
 import time
 from typing import Any
 
+import nodes
 import psutil
 
-import nodes
 from furu_async import Furu, FuruConfig, Local, RunEvent, run_dag
 from furu_async._executors.local import LocalExecutor  # noqa: F401  (imports belong to the baseline)
 

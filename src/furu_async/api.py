@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 from furu_async._executors.arguments import check_targets
+from furu_async._executors.runs import Run
 from furu_async._executors.scheduler import EventListener, ExecutorLike, Scheduler
 from furu_async._executors.sync import run_sync
 from furu_async._model import context
@@ -76,18 +77,10 @@ async def run_dag(
         FuruStoreError, FuruExecutorError: the surroundings do not work.
         asyncio.CancelledError: the caller was cancelled; what ran has been stopped, within 30 s.
     """
-    context.refuse_while_importing("run_dag")
-    if on_cancel not in ("cancel", "detach"):
-        raise FuruDefinitionError(f"on_cancel={on_cancel!r}: use 'cancel' or 'detach'")
-    if on_cancel == "detach":
-        raise FuruDefinitionError(
-            "on_cancel='detach' leaves Slurm work running; with Local there is none to leave"
-        )
+    _refuse(on_cancel)
     settings = config or active_config()
     objs = check_targets(targets)
     display = _make_progress(progress, objs)
-    listeners = [listener for listener in (on_event, display.on_event if display else None) if listener]
-    report: RunReport | None = None
     async with Scheduler(executor, config=settings) as scheduler:
         run = scheduler.start(
             objs,
@@ -99,19 +92,33 @@ async def run_dag(
             rerun=rerun,
             check=check,
             config=settings,
-            on_event=listeners,
+            on_event=[each for each in (on_event, display.on_event if display else None) if each],
         )
+        return await _shown(scheduler, run, display, str(settings.path))
+
+
+def _refuse(on_cancel: str) -> None:
+    context.refuse_while_importing("run_dag")
+    if on_cancel not in ("cancel", "detach"):
+        raise FuruDefinitionError(f"on_cancel={on_cancel!r}: use 'cancel' or 'detach'")
+    if on_cancel == "detach":
+        raise FuruDefinitionError(
+            "on_cancel='detach' leaves Slurm work running; with Local there is none to leave"
+        )
+
+
+async def _shown(scheduler: Scheduler, run: Run, display: Progress | None, root: str) -> RunReport:
+    """Await a run while its progress is shown; when the awaiting task is cancelled, all of it ends."""
+    if display is not None:
+        display.start(run.run_id, root)
+    try:
+        return await run
+    except asyncio.CancelledError:
+        await scheduler.aclose()
+        raise
+    finally:
         if display is not None:
-            display.start(run.run_id, str(settings.path))
-        try:
-            report = await run
-            return report
-        except asyncio.CancelledError:
-            await scheduler.aclose()
-            raise
-        finally:
-            if display is not None:
-                display.stop(run.report)
+            display.stop(run.report)
 
 
 def run_dag_sync(targets: Furu[Any] | Iterable[Furu[Any]], **options: Any) -> RunReport:

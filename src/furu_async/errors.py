@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from furu_async.report import Failure, NodeOutcome, RunReport
 
@@ -73,7 +74,7 @@ class FuruComputeError(FuruError):
 
     def __init__(self, message: str = "", hint: str = "", failure: Failure | None = None) -> None:
         super().__init__(message, hint)
-        self.args = (message, hint, failure)
+        self.args: tuple[Any, ...] = (message, hint, failure)
         self.failure = failure
 
 
@@ -96,7 +97,7 @@ class FuruMissingArtifact(FuruProtocolError):
         declared: bool = False,
     ) -> None:
         super().__init__(message, hint)
-        self.args = (message, hint, missing, wanted_by, declared)
+        self.args: tuple[Any, ...] = (message, hint, missing, wanted_by, declared)
         self.missing = missing
         self.wanted_by = wanted_by
         self.declared = declared
@@ -116,7 +117,7 @@ class FuruStoreError(FuruError):
 
     def __init__(self, message: str = "", hint: str = "", path: str = "", reason: str = "") -> None:
         super().__init__(message, hint)
-        self.args = (message, hint, path, reason)
+        self.args: tuple[Any, ...] = (message, hint, path, reason)
         self.path = path
         self.reason = reason
 
@@ -135,7 +136,7 @@ class FuruExecutorError(FuruError):
 
     def __init__(self, message: str = "", hint: str = "", command: str = "", stderr: str = "") -> None:
         super().__init__(message, hint)
-        self.args = (message, hint, command, stderr)
+        self.args: tuple[Any, ...] = (message, hint, command, stderr)
         self.command = command
         self.stderr = stderr
 
@@ -153,7 +154,7 @@ class _RunError(FuruError):
 
     def __init__(self, message: str = "", hint: str = "", report: RunReport | None = None) -> None:
         super().__init__(message, hint)
-        self.args = (message, hint, report)
+        self.args: tuple[Any, ...] = (message, hint, report)
         self.report = report
 
 
@@ -174,8 +175,7 @@ class FuruRunFailed(_RunError):
     def __str__(self) -> str:
         parts = [super().__str__()]
         failures = self.failures
-        for node in failures[:_SHOWN]:
-            parts.append(node.describe_failure())
+        parts.extend(node.describe_failure() for node in failures[:_SHOWN])
         if len(failures) > _SHOWN:
             parts.append(f"… and {len(failures) - _SHOWN} more; all of them are in error.failures")
         return "\n".join(parts)
@@ -187,10 +187,3 @@ class FuruRunTimeout(_RunError, TimeoutError):
 
 class FuruRunCancelled(_RunError):
     """The run was cancelled by ``run.cancel()`` or by the scheduler's end, not by the awaiting task."""
-
-
-def collapse(error: BaseException) -> BaseException:
-    """The single error inside an exception group, or the group."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

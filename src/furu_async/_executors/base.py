@@ -123,6 +123,13 @@ class Executor(Protocol):
         """End everything that runs, bounded in time; leave no process behind."""
 
 
+def collapse(error: BaseException) -> BaseException:
+    """The single error inside an exception group, or the group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 class ExecutorLike:
     """What ``executor=`` takes: the description of an executor, frozen and reusable. Base of `Local` and its like."""
 

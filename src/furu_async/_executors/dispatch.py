@@ -17,7 +17,7 @@ from furu_async._executors.jobs import Job, Step, Steps
 from furu_async._executors.monitor import Monitor
 from furu_async._executors.resources import NOTHING, Budget, visible_devices
 from furu_async._plan.events import Started
-from furu_async._runner.messages import TaskBegun, TaskResult, TaskSpec
+from furu_async._runner.messages import TaskBegun, TaskResult
 from furu_async._runner.supervisor import ChildGone
 from furu_async.report import Failure
 
@@ -205,26 +205,11 @@ class Dispatcher:
     def _give(self, job: Job, seat: Seat) -> None:
         child = seat.child
         assert child is not None
-        request = job.origin
-        node, run = request.node, request.run
         job.task_id = self._number()
         job.step = Step.GIVEN
         job.worker = seat
         self.by_task[job.task_id] = job
-        child.give(
-            TaskSpec(
-                id=job.task_id,
-                hash=node.hash,
-                name=node.name,
-                generation=job.generation,
-                root=run.root,
-                directory=job.paths.attempt(job.generation),
-                checkpoint=job.paths.checkpoint(job.generation),
-                entries=child.entries_for(node.obj),
-                time_limit=node.info.time_limit,
-                power=run.config.durability,
-            )
-        )
+        child.give(job.task(child.entries_for(job.origin.node.obj)))
 
     # -- what children say -----------------------------------------------------------------------------------
 
@@ -300,7 +285,7 @@ class Dispatcher:
             return
         if not result.ok and job.stopped and result.failure is not None:
             result.failure = self._as_stopped(job, result.failure)
-        log_path = job.paths.attempt(job.generation) if result.logged or not result.ok else ""
+        log_path = job.paths.attempt(job.generation) if result.logged else ""
         self._conclude(job, result, log_path)
 
     def _on_gone(self, seat: Seat, gone: ChildGone) -> None:

@@ -20,7 +20,7 @@ import anyio
 
 import furu_async
 from furu_async._executors import overrides
-from furu_async._executors.base import Executor, Node, Request
+from furu_async._executors.base import Executor, Node, Request, collapse
 from furu_async._executors.ledger import Ledger
 from furu_async._executors.planner import Planner
 from furu_async._executors.watcher import Watcher
@@ -35,7 +35,7 @@ from furu_async._runtime.config import FuruConfig
 from furu_async._store import atomic
 from furu_async._store.layout import RunPaths
 from furu_async._store.records import RunRecord, encode
-from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError, collapse
+from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError
 
 _SLICE = 0.004
 _NAP = 0.0

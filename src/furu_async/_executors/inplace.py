@@ -12,7 +12,7 @@ from typing import Any
 from furu_async._executors.jobs import Job, Step, Steps
 from furu_async._plan.events import Started
 from furu_async._runner.inprocess import run_in_thread, run_inline
-from furu_async._runner.messages import TaskResult, TaskSpec
+from furu_async._runner.messages import TaskResult
 from furu_async.report import Failure
 
 
@@ -76,21 +76,11 @@ class InPlace:
 
     async def _run(self, job: Job) -> None:
         mode = self._mode[job]
-        node, root = job.origin.node, job.origin.run.root
+        node = job.origin.node
         for request in job.requests:
             request.run.begun(request.node, request.attempt, mode)
             request.run.post(Started(request.node.hash, request.ticket))
-        task = TaskSpec(
-            id=0,
-            hash=node.hash,
-            name=node.name,
-            generation=job.generation,
-            root=root,
-            directory=job.paths.attempt(job.generation),
-            checkpoint=job.paths.checkpoint(job.generation),
-            time_limit=node.info.time_limit,
-            power=job.origin.run.config.durability,
-        )
+        task = job.task()
         run: Any = run_inline if mode == "inline" else run_in_thread
         attempt = asyncio.ensure_future(run(task, node.obj))
         try:
@@ -104,7 +94,7 @@ class InPlace:
         if not result.ok and job.stopped:
             kind: Any = job.stopped
             result.failure = Failure(kind=kind, message=job.stop_text)
-        log_path = task.directory if result.logged or not result.ok else ""
+        log_path = task.directory if result.logged else ""
         self.steps.conclude(job, result, log_path)
 
     async def _limited(

@@ -6,7 +6,7 @@ operations of the keeper; every step ends in exactly one event for each run that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -17,9 +17,10 @@ from furu_async._executors.provenance import described
 from furu_async._executors.resources import NOTHING, Grant
 from furu_async._model.artifact import specs_of
 from furu_async._model.resources import SlurmSpec
+from furu_async._model.table import Entry
 from furu_async._plan.events import Elsewhere, Event, Failed, Succeeded, TakenBack
 from furu_async._runner.keeper_client import KeeperClient
-from furu_async._runner.messages import TaskResult
+from furu_async._runner.messages import TaskResult, TaskSpec
 from furu_async._runtime import clock
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
@@ -97,6 +98,22 @@ class Job:
         """The resource specification it is to run with."""
         specs = specs_of(self.origin.node.obj)
         return specs[min(self.origin.spec, len(specs) - 1)]
+
+    def task(self, entries: Sequence[Entry] = ()) -> TaskSpec:
+        """What the process that runs it is told."""
+        node, run = self.origin.node, self.origin.run
+        return TaskSpec(
+            id=self.task_id,
+            hash=node.hash,
+            name=node.name,
+            generation=self.generation,
+            root=run.root,
+            directory=self.paths.attempt(self.generation),
+            checkpoint=self.paths.checkpoint(self.generation),
+            entries=list(entries),
+            time_limit=node.info.time_limit,
+            power=run.config.durability,
+        )
 
     def tell(self, make: Callable[[Request], Event]) -> None:
         """Post one event to every run that asked."""

@@ -32,7 +32,7 @@ class Journal:
         self._path = ""
         self._wake = asyncio.Event()
         self._closed = asyncio.Event()
-        self.trouble = ""
+        self.trouble: str = ""
 
     def open(self, path: str) -> None:
         """Begin writing to ``path``."""

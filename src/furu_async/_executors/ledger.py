@@ -29,7 +29,7 @@ class Ledger:
     def __init__(self, run_id: str, root: str, listeners: list[Callable[[RunEvent], None]]) -> None:
         self.run_id = run_id
         self.root = root
-        self.journal = Journal()
+        self.journal: Journal = Journal()
         self.outcomes: dict[str, NodeOutcome] = {}
         self.notes: list[str] = []
         self.last_counts: dict[str, int] = {}

@@ -33,7 +33,7 @@ class Run:
     """
 
     def __init__(self, driver: Driver, ledger: Ledger, check: bool, timeout: float | None) -> None:
-        self.run_id = driver.run_id
+        self.run_id: str = driver.run_id
         self._driver = driver
         self._ledger = ledger
         self._check = check

@@ -23,7 +23,7 @@ from furu_async._executors.arguments import (
     make_policy,
     make_run_id,
 )
-from furu_async._executors.base import Executor
+from furu_async._executors.base import Executor, collapse
 from furu_async._executors.base import ExecutorLike as ExecutorLike
 from furu_async._executors.driver import Driver
 from furu_async._executors.ledger import Ledger
@@ -34,7 +34,7 @@ from furu_async._model.artifact import Furu
 from furu_async._plan.events import OnFailure
 from furu_async._runtime.config import FuruConfig, active_config
 from furu_async._store.layout import root_warning
-from furu_async.errors import FuruDefinitionError, FuruError, collapse
+from furu_async.errors import FuruDefinitionError, FuruError
 from furu_async.report import RunEvent
 
 EventListener = Callable[[RunEvent], None]

@@ -101,7 +101,7 @@ class Watcher:
     ) -> None:
         self.root = root
         self.config = config
-        self.rules = leases.LeaseRules(
+        self.rules: leases.LeaseRules = leases.LeaseRules(
             lease=config.lease_secs, grace=config.heartbeat_grace_secs, stale=config.stale_after_secs
         )
         self._post = post

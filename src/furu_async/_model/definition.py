@@ -160,14 +160,14 @@ class Definition:
     )
 
     def __init__(self, cls: type[Any], version: str | None, pinned: str | None) -> None:
-        self.cls = cls
-        self.version = version
-        self.pinned = pinned
+        self.cls: type[Any] = cls
+        self.version: str | None = version
+        self.pinned: str | None = pinned
         self.name: str | None = None
         self.fields: tuple[FieldInfo, ...] = ()
         self.hashed: tuple[FieldInfo, ...] = ()
         self.depends: tuple[str, ...] = ()
-        self.abstract = True
+        self.abstract: bool = True
         self.plan: tuple[tuple[str, Check], ...] | None = None
         self.prefix: bytes | None = None
         self.info: ClassInfo | None = None

@@ -170,7 +170,7 @@ class State:
         self.policy: Policy = policy or Policy()
         self.nodes: dict[NodeId, Node] = {}
         self.wanted: list[Node] = []  # targets so far
-        self.expecting = False  # more of them are to come
+        self.expecting: bool = False  # more of them are to come
         self.targets: tuple[Node, ...] | None = None
         self.by_phase: list[int] = [0] * len(Phase)
         self.live: int = 0  # nodes that are not final
