@@ -1,17 +1,21 @@
 """Helpers for tests of code that uses furu_async. Also a pytest plugin: ``pytest_plugins = ["furu_async.testing"]``.
 
 The fixture `furu_tmp_root` gives a test a store of its own (`tmp_root` is the same without pytest);
-`override_results` puts values in place of results.
+`override_results` puts values in place of results. ``@pytest.mark.virtual_time`` runs an async test on a
+`VirtualLoop`, where waiting costs nothing (`run_virtual` is the same without pytest; the marker needs pytest-asyncio).
 """
 
 from __future__ import annotations
 
 from furu_async._testing.results import override_results
 from furu_async._testing.roots import tmp_root
+from furu_async._testing.virtual_loop import VirtualDeadlock, VirtualLoop, run_virtual
 
 try:
     from furu_async._testing.fixtures import furu_tmp_root
-except ImportError:  # no pytest: the fixture is of no use
+    from furu_async._testing.plugin import pytest_asyncio_loop_factories as pytest_asyncio_loop_factories
+    from furu_async._testing.plugin import pytest_configure as pytest_configure
+except ImportError:  # no pytest: fixture and marker are of no use
     pass
 
-__all__ = ["furu_tmp_root", "override_results", "tmp_root"]
+__all__ = ["VirtualDeadlock", "VirtualLoop", "furu_tmp_root", "override_results", "run_virtual", "tmp_root"]
