@@ -32,7 +32,7 @@ from furu_async._runtime.config import FuruConfig
 from furu_async._store.layout import RunPaths
 from furu_async._store.liveness import this_owner
 from furu_async._store.records import Claim, encode
-from furu_async.errors import FuruDefinitionError, FuruStoreError
+from furu_async.errors import FuruDefinitionError, FuruError, FuruStoreError
 
 Mode = Literal["process", "thread", "inline"]
 
@@ -106,6 +106,7 @@ class LocalExecutor:
         self.budget = Budget(local.cpus, local.gpus, local.mem_gb)
         self.worker_id = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.keeper = self._make_keeper()
+        self.keeper.on_broken = self._on_keeper_broken
         self.steps = Steps(self.keeper, self._claimed, self._over)
         self.size = local.workers or default_workers()
         self.dispatcher = self._make_workers()
@@ -248,6 +249,10 @@ class LocalExecutor:
             await self.keeper.start()
         except Exception as error:
             self.keeper.fail(str(error))
+
+    def _on_keeper_broken(self, error: FuruError) -> None:
+        for run in list(self._opened.values()):
+            run.fail(error)
 
     def _on_open(self, run: RunPort, reply: dict[str, object]) -> None:
         jobs = self._waiting.pop(run.run_id, [])

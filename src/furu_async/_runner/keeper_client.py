@@ -26,6 +26,8 @@ Reply = Callable[[Any], None]
 
 _CHUNK = 1 << 18
 _MOST_RESTARTS = 5
+_STEADY_SECS = 60.0
+_RESTART_PAUSE = 0.2
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -35,6 +37,10 @@ class KeeperClient:
 
     Args:
         heartbeat: seconds between two beats.
+
+    Attributes:
+        broken: why it cannot go on, for good: without a keeper nothing can be claimed, and nothing beats.
+        on_broken: called once when that happens.
     """
 
     def __init__(self, heartbeat: float) -> None:
@@ -52,7 +58,10 @@ class KeeperClient:
         self._writing = False
         self._closing = False
         self._restarts = 0
+        self._restart: asyncio.Task[None] | None = None
+        self._up_since = 0.0
         self.broken: FuruExecutorError | None = None
+        self.on_broken: Callable[[FuruExecutorError], None] = lambda _: None
 
     async def start(self) -> None:
         """Start the process.
@@ -70,6 +79,7 @@ class KeeperClient:
         finally:
             theirs.close()
         self.pid = self._process.pid
+        self._up_since = self._loop.time()
         self._socket = ours
         self._loop.add_reader(ours.fileno(), self._readable)
         if self._out:
@@ -147,6 +157,8 @@ class KeeperClient:
         self._drop_socket()
         if self._closing:
             return
+        if self._loop.time() - self._up_since > _STEADY_SECS:
+            self._restarts = 0
         self._restarts += 1
         if self._restarts > _MOST_RESTARTS:
             self.fail(f"it died {self._restarts} times; look for the out-of-memory killer in the system log")
@@ -158,7 +170,19 @@ class KeeperClient:
         for op in reversed(again):
             self._unanswered.appendleft((op, lambda _: None))
         self._out = [*again, *pending]
-        self._restart = self._loop.create_task(self.start(), name="furu keeper restart")
+        self._restart = self._loop.create_task(self._start_again(), name="furu keeper restart")
+
+    async def _start_again(self) -> None:
+        while not self._closing:
+            try:
+                await self.start()
+                return
+            except FuruExecutorError as error:  # no processes, no descriptors, no memory: it may pass
+                self._restarts += 1
+                if self._restarts > _MOST_RESTARTS:
+                    self.fail(str(error))
+                    return
+            await asyncio.sleep(_RESTART_PAUSE * self._restarts)
 
     def fail(self, why: str) -> None:
         """It cannot go on: every operation, asked and to come, ends in an error."""
@@ -166,6 +190,7 @@ class KeeperClient:
         while self._unanswered:
             _, reply = self._unanswered.popleft()
             reply({"r": "error", "text": str(self.broken), "errno": 0, "path": ""})
+        self.on_broken(self.broken)
 
     def forget(self, op: Op) -> None:
         """An ``open`` or ``child`` that a restarted keeper need not be told again."""
@@ -184,6 +209,8 @@ class KeeperClient:
     async def aclose(self, seconds: float = 5.0) -> None:
         """End the keeper: its beats stop and their files go. Kills it if it does not end in ``seconds``."""
         self._closing = True
+        if self._restart is not None and not self._restart.done():
+            await asyncio.wait([self._restart], timeout=seconds)
         process = self._process
         if process is None:
             return

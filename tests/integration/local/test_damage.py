@@ -428,3 +428,24 @@ async def test_control_characters_in_fields_are_shown_escaped() -> None:
             assert line.isprintable(), repr(line)
     journal = (Path(report.run_dir) / "journal.jsonl").read_text().split("\n")
     assert [json.loads(line)["kind"] for line in journal if line][-1] == "run_ended"
+
+
+@pytest.mark.fault("F11")
+async def test_children_that_die_at_start_end_the_run_with_their_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if any('furu_async._runner' in word for word in sys.orig_argv):\n"
+        "    print('the module system is broken', file=sys.stderr, flush=True)\n"
+        "    os._exit(3)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    begin = time.monotonic()
+    report = await run(Num(n=1), Num(n=2), Sum(parts=(Num(n=3),)), check=False)
+    assert time.monotonic() - begin < 30
+    assert not report.ok
+    assert report.counts["created"] == 0
+    failures = [node.failure.message for node in report if node.failure is not None]
+    assert any("die at start" in text and "the module system is broken" in text for text in failures)
+    assert all(node.get_state()["status"] != "claimed" for node in (Num(n=1), Num(n=2), Num(n=3)))

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 import uvloop
-from conftest import until
 from local_artifacts import ANum, ASleeps, Chain, Counted, Fails, Held, Num, Sleeps, Stoppable, Sum
 
 from furu_async import FuruConfig, Local, RunEvent, Scheduler, run_dag, run_dag_sync, use_config
@@ -31,6 +30,13 @@ from furu_async.errors import FuruError, FuruRunCancelled, FuruRunFailed
 pytestmark = pytest.mark.usefixtures("furu_tmp_root")
 T = TypeVar("T")
 TWO = Local(workers=2)
+
+
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait for a condition with a deadline."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def keepers() -> list[int]:
@@ -299,9 +305,11 @@ async def test_a_cancelled_aget_leaves_the_same_to_others(tmp_path: Path) -> Non
 # -- sync, threads, other loops ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", [lambda: Num(n=1).get(), lambda: run_dag_sync([Num(n=1)])])
-async def test_sync_forms_inside_a_loop_name_the_async_one(call: Callable[[], Any]) -> None:
-    with pytest.raises(FuruError, match="await"):
+@pytest.mark.parametrize(
+    ("call", "instead"), [(lambda: Num(n=1).get(), "aget"), (lambda: run_dag_sync([Num(n=1)]), "await")]
+)
+async def test_sync_forms_inside_a_loop_name_the_async_one(call: Callable[[], Any], instead: str) -> None:
+    with pytest.raises(FuruError, match=instead):
         call()
 
 

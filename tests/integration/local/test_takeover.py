@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ import pytest
 from local_artifacts import Held, lives
 
 from furu_async import Local, RunEvent, Scheduler, run_dag
-from furu_async.errors import FuruRunCancelled, FuruRunFailed
+from furu_async.errors import FuruExecutorError, FuruRunCancelled, FuruRunFailed
 
 pytestmark = pytest.mark.usefixtures("furu_tmp_root")
 SCALE = float(os.environ.get("FURU_TEST_SCALE", "1"))
@@ -59,11 +60,15 @@ class Contender:
     def pid(self) -> int:
         return self.process.pid
 
+    def keepers(self) -> list[int]:
+        """Its keeper processes that live."""
+        below = psutil.Process(self.pid).children()
+        return [p.pid for p in below if lives(p.pid) and "keeper_main" in " ".join(p.cmdline())]
+
     def keeper(self) -> int:
         """Its keeper process."""
-        found = [p.pid for p in psutil.Process(self.pid).children() if "keeper_main" in " ".join(p.cmdline())]
-        assert len(found) == 1
-        return found[0]
+        (found,) = self.keepers()
+        return found
 
     def finish(self, seconds: float = 60) -> list[dict[str, Any]]:
         """Wait for its end; the lines with reports."""
@@ -206,6 +211,40 @@ def test_a_killed_keeper_is_started_again(held: HeldFiles, start: Start) -> None
     assert report["ok"]
     assert len(held.signs("+")) == 1
     assert held.obj.get_state()["status"] == "published"
+
+
+@pytest.mark.fault("F15")
+def test_a_keeper_that_dies_again_and_again_ends_the_run(held: HeldFiles, start: Start) -> None:
+    first = start(held.text)
+    held.begun()
+    before = 0
+    for _ in range(6):
+        until(lambda before=before: first.keepers() not in ([], [before]), 10)  # type: ignore[misc]
+        (before,) = first.keepers()
+        kill(before)
+    (report,) = first.finish(30)
+    assert "keeper" in report["text"]
+    assert report["error"] == "FuruExecutorError"
+    held.hold.unlink()
+    second = start(held.text)
+    assert second.finish(30)[0]["ok"], "what it left behind is in nobody's way"
+    assert held.signs("!") == []
+
+
+@pytest.mark.fault("F105")
+async def test_a_keeper_that_cannot_be_started_again_ends_the_run(
+    held: HeldFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = asyncio.create_task(run_dag([held.obj], executor=ONE, progress=False))
+    await asyncio.to_thread(held.begun)
+
+    def spawn(*_: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("furu_async._store.keeper.spawn", spawn)
+    kill(*(p.pid for p in psutil.Process().children() if "keeper_main" in " ".join(p.cmdline())))
+    with pytest.raises(FuruExecutorError, match=r"keeper(?s:.)*temporarily unavailable"):
+        await asyncio.wait_for(task, 30)
 
 
 @pytest.mark.fault("F06", "F66")
