@@ -6,6 +6,7 @@ operations of the keeper; every step ends in exactly one event for each run that
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
@@ -25,7 +26,7 @@ from furu_async._runtime import clock
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
 from furu_async._store.records import NO_VALUE, Claim, End, decode, encode
-from furu_async.report import Failure
+from furu_async.report import Failure, FailureKind
 
 
 class Step(IntEnum):
@@ -305,7 +306,10 @@ class Steps:
 
     def _trouble(self, job: Job, reply: Any) -> None:
         text = f"{reply.get('text', 'the store gave an error')} ({reply.get('path', job.paths.base)})"
-        failure = Failure(kind="infrastructure", error_type="OSError", message=text)
+        # What needs a person does not pass by waiting, and concerns this node only.
+        damaged = reply.get("errno") == errno.EUCLEAN
+        kind: FailureKind = "protocol" if damaged else "infrastructure"
+        failure = Failure(kind=kind, error_type="FuruStoreError" if damaged else "OSError", message=text)
         self._finish(job, lambda: job.failed(failure))
 
     def _finish(self, job: Job, tell: Callable[[], None]) -> None:

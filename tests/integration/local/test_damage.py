@@ -160,10 +160,8 @@ async def test_damaged_records_of_an_old_run_concern_nobody() -> None:
     "name", ["SUCCESS.json", ".furu/claims/1", ".furu/ends/1", "attempts/1", ".furu", "."]
 )
 async def test_a_folder_for_a_file_or_a_file_for_a_folder_concerns_that_node_only(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
 ) -> None:
-    monkeypatch.setenv("FURU_INFRA_SECS", "2")
-    reset_config()
     obj, other = Files(text="x"), Num(n=1)
     await run(obj, other)
     path = base(obj) / name
@@ -193,11 +191,8 @@ async def test_what_is_gone_below_a_marker_is_made_again() -> None:
         assert obj.get_state()["generation"] == 2
 
 
-async def test_a_result_of_a_newer_version_is_left_alone_and_explained(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("FURU_INFRA_SECS", "1")
-    reset_config()
+@pytest.mark.fault("F20")
+async def test_a_result_of_a_newer_version_is_left_alone_and_explained() -> None:
     obj = Num(n=1)
     await run(obj)
     folder = base(obj)
@@ -208,7 +203,14 @@ async def test_a_result_of_a_newer_version_is_left_alone_and_explained(
     with pytest.raises(Exception, match="newer furu_async"):
         await asyncio.wait_for(obj.aget(), 30)
     assert (folder / ".furu/ends/1").read_bytes() == before
-    assert (await run(Num(n=2))).ok
+    (folder / "SUCCESS.json").unlink()
+    report = await run(obj, Sum(parts=(Num(n=2),)))
+    assert report.counts == {"created": 2, "cached": 0, "failed": 1, "skipped": 0, "cancelled": 0}
+    failure = report[obj].failure
+    assert failure is not None
+    assert failure.kind == "protocol", "waiting does not help, and it concerns this node only"
+    assert "newer furu_async" in failure.message
+    assert str(folder) in failure.message
 
 
 # -- the root ------------------------------------------------------------------------------------------------
