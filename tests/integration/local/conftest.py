@@ -10,8 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-pytest_plugins: list[str] = []
-from furu_async._testing.fixtures import furu_tmp_root as furu_tmp_root  # noqa: E402
+from furu_async._testing.fixtures import furu_tmp_root as furu_tmp_root
 
 
 @pytest.fixture(autouse=True)
