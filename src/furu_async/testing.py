@@ -1,14 +1,17 @@
 """Helpers for tests of code that uses furu_async. Also a pytest plugin: ``pytest_plugins = ["furu_async.testing"]``.
 
 The fixture `furu_tmp_root` gives a test a store of its own (`tmp_root` is the same without pytest);
-`override_results` puts values in place of results. ``@pytest.mark.virtual_time`` runs an async test on a
-`VirtualLoop`, where waiting costs nothing (`run_virtual` is the same without pytest; the marker needs pytest-asyncio).
+`override_results` puts values in place of results. `FakeExecutor` runs a DAG by a script of outcomes, so that failures
+of every kind can be had without computing. ``@pytest.mark.virtual_time`` runs an async test on a `VirtualLoop`, where
+waiting costs nothing (`run_virtual` is the same without pytest; the marker needs pytest-asyncio).
 """
 
 from __future__ import annotations
 
+from furu_async._testing.fake_executor import FakeExecutor
 from furu_async._testing.results import override_results
 from furu_async._testing.roots import tmp_root
+from furu_async._testing.script import Computes, Elsewhere, Fails, Hangs, Outcome, Raises, Returns
 from furu_async._testing.virtual_loop import VirtualDeadlock, VirtualLoop, run_virtual
 
 try:
@@ -18,4 +21,19 @@ try:
 except ImportError:  # no pytest: fixture and marker are of no use
     pass
 
-__all__ = ["VirtualDeadlock", "VirtualLoop", "furu_tmp_root", "override_results", "run_virtual", "tmp_root"]
+__all__ = [
+    "Computes",
+    "Elsewhere",
+    "Fails",
+    "FakeExecutor",
+    "Hangs",
+    "Outcome",
+    "Raises",
+    "Returns",
+    "VirtualDeadlock",
+    "VirtualLoop",
+    "furu_tmp_root",
+    "override_results",
+    "run_virtual",
+    "tmp_root",
+]

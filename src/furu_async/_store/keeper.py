@@ -148,8 +148,11 @@ class Keeper:
         self._runs[root, run_id] = _Run(run_id, worker, card, beat)
         for child in self._children.values():
             _record_child(worker, child)
-        beat.start()
+        self._start_beat(beat)
         return _OK
+
+    def _start_beat(self, beat: Beat) -> None:
+        beat.start()
 
     def _run(self, root: str, run_id: str) -> _Run:
         try:
