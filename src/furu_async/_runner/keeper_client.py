@@ -12,6 +12,7 @@ import socket
 import subprocess
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -28,8 +29,18 @@ _CHUNK = 1 << 18
 _MOST_RESTARTS = 5
 _STEADY_SECS = 60.0
 _RESTART_PAUSE = 0.2
+_REAP_SECS = 5.0
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a keeper that has closed its socket; one that does not go is killed, for its successor takes over."""
+    try:
+        process.wait(_REAP_SECS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class KeeperClient:
@@ -95,8 +106,7 @@ class KeeperClient:
         if self.broken is not None:
             self._loop.call_soon(reply, {"r": "error", "text": str(self.broken), "errno": 0, "path": ""})
             return
-        if op[0] in ("open", "child"):
-            self._opened.append(op)
+        self._remember(op)
         self._unanswered.append((op, reply))
         self._out.append(op)
         if not self._flush_due:
@@ -173,6 +183,9 @@ class KeeperClient:
         self._restart = self._loop.create_task(self._start_again(), name="furu keeper restart")
 
     async def _start_again(self) -> None:
+        if self._process is not None:
+            with suppress(TimeoutError):  # it hangs in the kernel; its successor takes its place all the same
+                await DOOR.process.run(_reap, self._process, deadline=_REAP_SECS + 1)
         while not self._closing:
             try:
                 await self.start()
@@ -192,10 +205,14 @@ class KeeperClient:
             reply({"r": "error", "text": str(self.broken), "errno": 0, "path": ""})
         self.on_broken(self.broken)
 
-    def forget(self, op: Op) -> None:
-        """An ``open`` or ``child`` that a restarted keeper need not be told again."""
-        if op in self._opened:
-            self._opened.remove(op)
+    def _remember(self, op: Op) -> None:
+        """Keep what a keeper that is started again has to be told: runs that are open, children that live."""
+        if op[0] in ("open", "child"):
+            self._opened.append(op)
+        elif op[0] == "child_gone":
+            self._opened = [kept for kept in self._opened if kept[0] != "child" or kept[2] != op[1]]
+        elif op[0] == "close_run":
+            self._opened = [kept for kept in self._opened if kept[0] != "open" or kept[1:3] != op[1:3]]
 
     def _drop_socket(self) -> None:
         if self._socket is not None:

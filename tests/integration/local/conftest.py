@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from local_artifacts import words
 
 from furu_async._testing.fixtures import furu_tmp_root as furu_tmp_root
 
@@ -21,15 +22,12 @@ def nothing_is_left() -> Iterator[None]:
     assert {number: signal.getsignal(number) for number in before} == before
     children = [p for p in psutil.Process().children(recursive=True) if _is_ours(p)]
     _, alive = psutil.wait_procs(children, timeout=5)
-    assert not alive, f"processes left behind: {[p.cmdline()[-1:] for p in alive]}"
+    assert not alive, f"processes left behind: {[words(p)[-200:] for p in alive]}"
     assert not [t for t in threading.enumerate() if t.name.startswith("furu") and not t.daemon]
 
 
 def _is_ours(process: psutil.Process) -> bool:
-    try:
-        return "furu_async" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False
+    return "furu_async" in words(process)
 
 
 @pytest.fixture(autouse=True)

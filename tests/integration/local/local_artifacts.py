@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from furu_async import Furu, Retry, SlurmSpec, dependency, stop_requested
 from furu_async.errors import FuruValidationError
 
@@ -20,6 +22,14 @@ def count(path: str) -> int:
     with open(path, "a") as file:
         file.write("x")
     return os.path.getsize(path)
+
+
+def words(process: psutil.Process) -> str:
+    """The command line of a process; empty for one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 class Num(Furu[int]):

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 import uvloop
-from local_artifacts import ANum, ASleeps, Chain, Counted, Fails, Held, Num, Sleeps, Stoppable, Sum
+from local_artifacts import ANum, ASleeps, Chain, Counted, Fails, Held, Num, Sleeps, Stoppable, Sum, words
 
 from furu_async import FuruConfig, Local, RunEvent, Scheduler, run_dag, run_dag_sync, use_config
 from furu_async._runtime.config import active_config
@@ -44,7 +44,7 @@ def keepers() -> list[int]:
     found = []
     for process in psutil.Process().children():
         try:
-            if "keeper_main" in " ".join(process.cmdline()):
+            if "keeper_main" in words(process):
                 found.append(process.pid)
         except psutil.Error:
             continue

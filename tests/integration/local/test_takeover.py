@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-from local_artifacts import Held, lives
+from local_artifacts import Held, lives, words
 
 from furu_async import Local, RunEvent, Scheduler, run_dag
 from furu_async.errors import FuruExecutorError, FuruRunCancelled, FuruRunFailed
@@ -63,7 +63,7 @@ class Contender:
     def keepers(self) -> list[int]:
         """Its keeper processes that live."""
         below = psutil.Process(self.pid).children()
-        return [p.pid for p in below if lives(p.pid) and "keeper_main" in " ".join(p.cmdline())]
+        return [p.pid for p in below if lives(p.pid) and "keeper_main" in words(p)]
 
     def keeper(self) -> int:
         """Its keeper process."""
@@ -242,7 +242,7 @@ async def test_a_keeper_that_cannot_be_started_again_ends_the_run(
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr("furu_async._store.keeper.spawn", spawn)
-    kill(*(p.pid for p in psutil.Process().children() if "keeper_main" in " ".join(p.cmdline())))
+    kill(*(p.pid for p in psutil.Process().children() if "keeper_main" in words(p)))
     with pytest.raises(FuruExecutorError, match=r"keeper(?s:.)*temporarily unavailable"):
         await asyncio.wait_for(task, 30)
 
