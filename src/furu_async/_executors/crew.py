@@ -165,7 +165,8 @@ class Crew:
 
     async def _end(self, seat: Seat, grace: float | None) -> None:
         if seat.starting is not None:
-            seat.starting.cancel()
+            if not seat.starting.cancelling():  # else it is ending its child already: let it
+                seat.starting.cancel()
             await asyncio.gather(seat.starting, return_exceptions=True)
         child = seat.child
         if child is None:

@@ -47,6 +47,7 @@ class Dispatcher:
         self._size = size
         self._crew: Crew | None = None
         self._pump_due = False
+        self._closing = False
         self._next_id = 0
         self.checks = Checks(self.poke, self._number, self._end_child)
         self._monitor = Monitor(self)
@@ -93,6 +94,8 @@ class Dispatcher:
     def pump(self) -> None:
         """Move jobs forward as far as there is room."""
         self._pump_due = False
+        if self._closing:
+            return
         self._hand_out()
         self._hire()
         self._claim_ahead()
@@ -386,6 +389,7 @@ class Dispatcher:
 
     async def aclose(self) -> None:
         """End all children."""
+        self._closing = True
         self._monitor.close()
         if self._crew is not None:
             await self._crew.aclose(self.grace)
