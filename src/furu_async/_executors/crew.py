@@ -19,7 +19,7 @@ RSS_GROWTH_MB = 1024.0
 """A child that has grown by so much since its first task is replaced."""
 
 _AHEAD_SECS = 0.01
-_MOST_AHEAD = 64
+_MOST_AHEAD = 32
 
 
 class Seat:

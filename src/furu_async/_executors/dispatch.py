@@ -1,7 +1,7 @@
 """Hands jobs to children, and takes what comes back: the shell behind `Local` in process mode.
 
-Everything here is callbacks of the loop that do a little and return; the claims and publications they ask for
-go through the keeper in batches. `Dispatcher.pump` is the only place where a job moves forward.
+Everything here is callbacks of the loop that do a little and return; claims and publications go through the keeper
+in batches. `Dispatcher.pump` is the only place where a job moves forward.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from furu_async._runner.supervisor import ChildGone
 from furu_async.report import Failure
 
 _EARLY_DEATHS = 5
+_AT_ONCE = 12  # jobs moved in one turn of the loop
+_MOST_SKIPPED = 64  # how far down the queue to look for a job that fits into what is free
 
 
 class Dispatcher:
     """See the module.
 
     Args:
-        crew_of: makes the crew, given our callbacks.
+        folder: gives the folder for children's spool files.
         grace: seconds between SIGTERM and SIGKILL.
     """
 
@@ -46,8 +48,7 @@ class Dispatcher:
         self._log_level = log_level
         self._size = size
         self._crew: Crew | None = None
-        self._pump_due = False
-        self._closing = False
+        self._pump_due = self._closing = False
         self._next_id = 0
         self.checks = Checks(self.poke, self._number, self._end_child)
         self._monitor = Monitor(self)
@@ -149,7 +150,11 @@ class Dispatcher:
             held = len(seat.child.tasks) if seat.child is not None else 0
             room += max(0, (seat.depth(prefetch) or (0 if seat.retiring else 1)) - held)
         skipped: list[Job] = []
-        while room > 0 and self.queue:
+        asked = 0
+        while room > 0 and self.queue and len(skipped) < _MOST_SKIPPED:
+            if asked >= _AT_ONCE:
+                self.poke()
+                break
             job = heapq.heappop(self.queue)
             if job.step is not Step.QUEUED:
                 continue
@@ -160,6 +165,7 @@ class Dispatcher:
                     continue
                 job.grant = grant
             room -= 1
+            asked += 1
             self.claiming += 1
             self.steps.claim(job)
         for job in skipped:
@@ -179,7 +185,11 @@ class Dispatcher:
         seats = [s for s in self._crew.seats if s.child is not None and s.child.alive and not s.retiring]
         rooms = [(len(s.child.tasks), s.number, s) for s in seats if s.child is not None]
         heapq.heapify(rooms)
+        given = 0
         while self.claimed and rooms:
+            if given >= _AT_ONCE:
+                self.poke()  # the rest in the next turn of the loop: others want it too
+                return
             held, number, seat = rooms[0]
             if held >= seat.depth(prefetch):
                 heapq.heappop(rooms)
@@ -189,6 +199,7 @@ class Dispatcher:
                 self._release(job)
                 continue
             self._give(job, seat)
+            given += 1
             heapq.heapreplace(rooms, (held + 1, number, seat))
 
     def _hand_out_with_gpus(self, crew: Crew) -> None:
@@ -287,7 +298,7 @@ class Dispatcher:
         if job is None:
             return
         if not result.ok and job.stopped and result.failure is not None:
-            result.failure = self._as_stopped(job, result.failure)
+            result.failure = job.as_stopped(result.failure)
         log_path = job.paths.attempt(job.generation) if result.logged else ""
         self._conclude(job, result, log_path)
 
@@ -308,17 +319,9 @@ class Dispatcher:
         if job is not None:
             failure = gone.failure()
             if job.stopped:
-                failure = self._as_stopped(job, failure)
+                failure = job.as_stopped(failure)
             result = TaskResult(id=job.task_id, ok=False, failure=failure, logged=gone.logged)
             self._conclude(job, result, failure.log_path)
-
-    def _as_stopped(self, job: Job, failure: Failure) -> Failure:
-        import msgspec
-
-        kind: Any = job.stopped
-        return msgspec.structs.replace(
-            failure, kind=kind, message=job.stop_text or failure.message, retryable=None, error_type=""
-        )
 
     # -- moving jobs on --------------------------------------------------------------------------------------
 

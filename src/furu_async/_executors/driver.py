@@ -37,10 +37,12 @@ from furu_async._store.layout import RunPaths
 from furu_async._store.records import RunRecord, encode
 from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError
 
-_SLICE = 0.004
+_SLICE = 0.001
 _NAP = 0.0
 _PART = 500
 _MOST_TARGETS = 1000
+_LAST_WORDS = 5.0
+"""How long the end of the journal may take, in seconds, where the disk does not answer."""
 
 logger = logging.getLogger("furu_async")
 
@@ -199,12 +201,16 @@ class Driver:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self.ledger.journal.run, name="furu journal")
-                group.start_soon(self.watcher.run, name="furu claim watcher")
                 try:
-                    await self._plan_targets()
-                    await self._drive(group)
+                    async with anyio.create_task_group() as asking:
+                        asking.start_soon(self.watcher.run, name="furu claim watcher")
+                        await self._plan_targets()
+                        await self._drive(asking)
+                        # What the store is still asked does not matter any more, and it may not answer for minutes.
+                        asking.cancel_scope.cancel()
                 finally:
                     self.watcher.close()
+                    group.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
                     self.ledger.close_journal(str(self.error or (self.end.detail if self.end else "")))
         except BaseExceptionGroup as several:
             error = collapse(several)

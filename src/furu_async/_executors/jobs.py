@@ -137,6 +137,12 @@ class Job:
         """A living claim of somebody else was found."""
         self.tell(lambda r: Elsewhere(r.node.hash, detail, r.ticket))
 
+    def as_stopped(self, failure: Failure) -> Failure:
+        """The failure of an attempt that we ended ourselves: what counts is why we did."""
+        kind: Any = self.stopped
+        text = self.stop_text or failure.message
+        return msgspec.structs.replace(failure, kind=kind, message=text, retryable=None, error_type="")
+
     def taken_back(self) -> None:
         """Nothing of it has begun."""
         self.tell(lambda r: TakenBack(r.node.hash, r.ticket))

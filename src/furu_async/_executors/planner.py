@@ -30,6 +30,7 @@ from furu_async.report import Failure
 
 BATCH = 512
 _PARALLEL = 3
+_SLICE = 0.001
 
 Verdict = Literal["valid", "absent", "failed", "busy", "unknown"]
 
@@ -195,14 +196,14 @@ class Planner:
         except BlockingTimeout as error:
             found = [Found("unknown", detail=f"{error} ({self.root} does not answer)")] * len(nodes)
         loop = asyncio.get_running_loop()
-        until = loop.time() + 0.004
+        until = loop.time() + _SLICE
         for node, answer in zip(nodes, found, strict=True):
             if exact and answer.verdict == "valid":
                 answer = await self._judge(node, answer)
             self._answer(node, answer)
             if loop.time() > until:
                 await asyncio.sleep(0)
-                until = loop.time() + 0.004
+                until = loop.time() + _SLICE
 
     def _answer(self, node: Node, answer: Found) -> None:
         for text in answer.notes:

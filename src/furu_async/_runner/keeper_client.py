@@ -30,6 +30,7 @@ _MOST_RESTARTS = 5
 _STEADY_SECS = 60.0
 _RESTART_PAUSE = 0.2
 _REAP_SECS = 5.0
+_SLICE = 0.001
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -62,6 +63,7 @@ class KeeperClient:
         self._socket: socket.socket | None = None
         self._buffer = FrameBuffer()
         self._out: list[Op] = []
+        self._answers: deque[Any] = deque()
         self._unanswered: deque[tuple[Op, Reply]] = deque()
         self._opened: list[Op] = []
         self._unsent = bytearray()
@@ -159,12 +161,24 @@ class KeeperClient:
             return
         self._buffer.feed(data)
         for payload in self._buffer.payloads():
-            for result in _decode(payload):
-                _, reply = self._unanswered.popleft()
-                reply(result)
+            self._answers.extend(_decode(payload))
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand answers over, a few milliseconds' worth in one turn of the loop."""
+        until = self._loop.time() + _SLICE
+        while self._answers:
+            _, reply = self._unanswered.popleft()
+            reply(self._answers.popleft())
+            if self._answers and self._loop.time() > until:
+                self._loop.call_soon(self._deliver)
+                return
 
     def _ended(self) -> None:
         self._drop_socket()
+        while self._answers:  # they belong to the oldest questions, which must not be asked again
+            _, reply = self._unanswered.popleft()
+            reply(self._answers.popleft())
         if self._closing:
             return
         if self._loop.time() - self._up_since > _STEADY_SECS:
