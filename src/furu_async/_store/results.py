@@ -187,6 +187,7 @@ def _write(path: str, data: bytes) -> None:
                 atomic.write_all(fd, view[start : start + _CHUNK])
     except OSError as error:
         error.filename = error.filename or path
+        atomic.try_unlink(path)  # half a result keeps a full disk full
         raise
     finally:
         fs.close(fd)
@@ -202,6 +203,7 @@ def _write_text(path: str, text: str) -> None:
             atomic.write_all(fd, text[start : start + _CHUNK].encode("utf-8", "surrogatepass"))
     except OSError as error:
         error.filename = error.filename or path
+        atomic.try_unlink(path)  # half a result keeps a full disk full
         raise
     finally:
         fs.close(fd)
@@ -214,8 +216,12 @@ def _write_array(path: str, array: Any) -> None:
         from furu_async._store.codec import unsupported
 
         raise unsupported("it contains a NumPy array of Python objects")
-    with os.fdopen(_create(path), "wb") as file:
-        numpy.save(file, array, allow_pickle=False)
+    try:
+        with os.fdopen(_create(path), "wb") as file:
+            numpy.save(file, array, allow_pickle=False)
+    except OSError:
+        atomic.try_unlink(path)
+        raise
 
 
 def _read(path: str) -> bytes:

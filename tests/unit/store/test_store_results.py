@@ -528,3 +528,19 @@ def test_numpy_is_not_imported_for_values_without_it(tmp_path: Path) -> None:
         "assert 'numpy' not in sys.modules and 'asyncio' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.fault("F17")
+@pytest.mark.parametrize("value", ["x" * 5000, b"x" * 5000, ("x" * 5000,)], ids=["text", "bytes", "tagged"])
+def test_half_a_result_does_not_keep_a_full_disk_full(
+    value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, data: bytes) -> None:
+        os.write(fd, bytes(data)[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("furu_async._store.atomic.write_all", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        results.save(value, str(tmp_path))
+    assert caught.value.filename
+    assert list(tmp_path.iterdir()) == []
