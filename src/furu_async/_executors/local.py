@@ -142,6 +142,8 @@ class LocalExecutor:
             return
         if job is not None:
             job.requests.append(request)
+            if request.run.run_id not in self._opened:
+                self._open(request.run)  # the job is claimed in its name if the others leave before that
             if job.begun:
                 request.run.begun(request.node, request.attempt, getattr(job.worker, "name", "inline"))
                 request.run.post(Started(request.node.hash, request.ticket))
@@ -190,13 +192,15 @@ class LocalExecutor:
         while any(request.run is run for job in self.jobs.values() for request in job.requests):
             self._job_over.clear()
             await self._job_over.wait()
-        if run.run_id in self._opened:
+        if run.run_id in self._opened or run.run_id in self._waiting:
             self._leaving.add(run.run_id)
             self._close_if_idle(run)
 
     def _close_if_idle(self, run: RunPort) -> None:
         """Some of its claims may still be open: what another run wants too goes on under its card."""
-        if run.run_id in self._leaving and not any(job.origin.run is run for job in self.jobs.values()):
+        if run.run_id not in self._leaving or run.run_id not in self._opened:
+            return
+        if not any(job.origin.run is run for job in self.jobs.values()):
             self._leaving.discard(run.run_id)
             del self._opened[run.run_id]
             self.keeper.request(("close_run", run.root, run.run_id), lambda _: None)
@@ -225,11 +229,14 @@ class LocalExecutor:
         if run.run_id in self._opened:
             self._route(job)
             return
+        self._open(run).append(job)
+
+    def _open(self, run: RunPort) -> list[Job]:
+        """Have the keeper open a run, once; gives the jobs that wait for it."""
         waiting = self._waiting.get(run.run_id)
         if waiting is not None:
-            waiting.append(job)
-            return
-        self._waiting[run.run_id] = [job]
+            return waiting
+        waiting = self._waiting[run.run_id] = []
         if self._keeper_up is None:
             self._keeper_up = self._loop.create_task(self._start_keeper(), name="furu keeper start")
         claim = Claim(
@@ -242,6 +249,7 @@ class LocalExecutor:
         )
         op = ("open", run.root, run.run_id, self.worker_id, encode(claim))
         self.keeper.request(op, lambda reply: self._on_open(run, reply))
+        return waiting
 
     async def _start_keeper(self) -> None:
         try:
@@ -269,14 +277,18 @@ class LocalExecutor:
                 job.step = Step.OVER
                 self.jobs.pop(job.key, None)
                 job.taken_back()
+            self._job_over.set()
+            self._leaving.discard(run.run_id)
             return
         self._opened[run.run_id] = run
         if not self._spool:
             self._spool = os.path.join(RunPaths(run.root, run.run_id).worker(self.worker_id).base, "spool")
-        run.opened()
+        if run.run_id not in self._leaving:
+            run.opened()
         for job in jobs:
             if job.step is Step.QUEUED:
                 self._route(job)
+        self._close_if_idle(run)
 
     def _route(self, job: Job) -> None:
         mode = self.mode_of(job.origin.node)
