@@ -111,7 +111,12 @@ class Scheduler:
         self._host = self._loop.create_task(
             self._live(opened), name="furu scheduler", context=contextvars.Context()
         )
-        await opened.wait()
+        try:
+            await opened.wait()
+        except BaseException:
+            # Who is cancelled while entering a block never leaves it.
+            await self.aclose()
+            raise
 
     async def _live(self, opened: asyncio.Event) -> None:
         """The scheduler's own task: holds the task group of all runs."""
