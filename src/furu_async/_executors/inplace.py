@@ -30,6 +30,7 @@ class InPlace:
         self._queues: dict[str, list[Job]] = {"thread": [], "inline": []}
         self._mode: dict[Job, str] = {}
         self._tasks: dict[Job, asyncio.Task[None]] = {}
+        self._running: set[Job] = set()
         self._loop = asyncio.get_running_loop()
 
     def has(self, job: Job) -> bool:
@@ -75,6 +76,12 @@ class InPlace:
         self._loop.call_soon(self._pump, mode)
 
     async def _run(self, job: Job) -> None:
+        if job.unwanted:
+            self._tasks.pop(job)
+            job.step = Step.PUBLISHING
+            self.steps.release(job)
+            return
+        self._running.add(job)
         mode = self._mode[job]
         node = job.origin.node
         for request in job.requests:
@@ -91,6 +98,7 @@ class InPlace:
                 job.stopped, job.stop_text = "cancelled", "cancelled with its run"
             result = TaskResult(id=0, ok=False)
         self._tasks.pop(job, None)
+        self._running.discard(job)
         if not result.ok and job.stopped:
             kind: Any = job.stopped
             result.failure = Failure(kind=kind, message=job.stop_text)
@@ -114,7 +122,8 @@ class InPlace:
         """End a job that is past the queue."""
         job.unwanted = True
         task = self._tasks.get(job)
-        if task is not None and not job.stopped:
+        # A task that is cancelled before its first step never takes it, and nobody would hear of the job again.
+        if task is not None and job in self._running and not job.stopped:
             job.stopped, job.stop_text = kind, text
             task.cancel()
 
