@@ -31,7 +31,7 @@ from furu_async._plan.machine import State, advance
 from furu_async._runner.validity import Validation
 from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR
-from furu_async._runtime.config import FuruConfig
+from furu_async._runtime.config import FuruConfig, use_config
 from furu_async._store import atomic
 from furu_async._store.layout import RunPaths
 from furu_async._store.records import RunRecord, encode
@@ -91,7 +91,8 @@ class Driver:
         self._random = random.Random(seed)
         self.distrust: set[str] = set()
         self.token: str = uuid.uuid4().hex
-        self.context: contextvars.Context = contextvars.copy_context()
+        with use_config(config):  # what runs in this process loads its inputs from the run's root
+            self.context: contextvars.Context = contextvars.copy_context()
         self._overridden = overrides.active()
         self.planner: Planner = Planner(
             self.root,
