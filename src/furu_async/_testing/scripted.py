@@ -30,6 +30,7 @@ from furu_async._testing.script import (
     outcome_of,
 )
 from furu_async._testing.strangers import Stranger
+from furu_async.errors import FuruError
 from furu_async.report import Failure
 
 
@@ -58,6 +59,7 @@ class ScriptedWorkers:
         self._queue: list[Job] = []
         self._busy: dict[Job, Outcome] = {}
         self._tasks: dict[Job, asyncio.Task[None]] = {}
+        self._running: set[Job] = set()
         self._strangers: set[asyncio.Task[None]] = set()
         self._begun: dict[tuple[str, str], int] = {}
         self._loop = asyncio.get_running_loop()
@@ -79,6 +81,8 @@ class ScriptedWorkers:
             job.step = Step.PUBLISHING
             self.steps.release(job)
             return
+        if isinstance(self._busy[job], Elsewhere):
+            self._busy[job] = self._default  # they were done before we asked, or nothing was free for them
         job.step = Step.GIVEN
         job.begun = True
         run = job.origin.run
@@ -100,7 +104,8 @@ class ScriptedWorkers:
         """End a job that is past the queue."""
         job.unwanted = True
         task = self._tasks.get(job)
-        if task is not None and not job.stopped:
+        # A task that is cancelled before its first step never takes it.
+        if task is not None and job in self._running and not job.stopped:
             job.stopped, job.stop_text = kind, text
             task.cancel()
 
@@ -126,7 +131,11 @@ class ScriptedWorkers:
     def _begin(self, job: Job) -> None:
         self._free -= 1
         node, attempt = job.origin.node, self._begun.get(job.key, 0) + 1
-        outcome = outcome_of(self._script, self._default, node.obj, attempt)
+        try:
+            outcome = outcome_of(self._script, self._default, node.obj, attempt)
+        except Exception as error:
+            self._give_up(job, error)
+            outcome = self._default
         self._busy[job] = outcome
         if not isinstance(outcome, Elsewhere):
             self.steps.claim(job)
@@ -137,12 +146,17 @@ class ScriptedWorkers:
         self._strangers.add(task)
         task.add_done_callback(self._strangers.discard)
 
+    def _give_up(self, job: Job, error: Exception) -> None:
+        """The script is wrong, or says that the test has failed: so has every run that asks."""
+        for request in job.requests:
+            wrong = FuruError(f"the script of the FakeExecutor raised: {type(error).__name__}: {error}")
+            wrong.__cause__ = error
+            request.run.fail(wrong)
+
     async def _elsewhere(self, job: Job, outcome: Elsewhere) -> None:
         """Somebody else claims it, and only then our own claim is asked for."""
         stranger = Stranger(job.origin.run.root, job.origin.node.obj)
         theirs = await DOOR.files.run(stranger.claim)
-        if not theirs:
-            self._busy[job] = self._default  # it is theirs or published already
         self.steps.claim(job)
         until = self._loop.time() + outcome.after
         while theirs and self._loop.time() < until:
@@ -154,6 +168,12 @@ class ScriptedWorkers:
             await DOOR.files.run(stranger.fail, outcome.kind)
 
     async def _run(self, job: Job) -> None:
+        if job.unwanted:
+            self._tasks.pop(job)
+            job.step = Step.PUBLISHING
+            self.steps.release(job)
+            return
+        self._running.add(job)
         node = job.origin.node
         for request in job.requests:
             request.run.begun(request.node, request.attempt, "scripted")
@@ -168,7 +188,11 @@ class ScriptedWorkers:
             if not job.stopped:
                 job.stopped, job.stop_text = "cancelled", "cancelled with its run"
             result = _failure(job.stopped, job.stop_text)
+        except Exception as error:
+            self._give_up(job, error)
+            result = _failure("cancelled", "its run cannot go on")
         self._tasks.pop(job, None)
+        self._running.discard(job)
         self.steps.conclude(job, result, "")
 
     async def _play(self, job: Job, outcome: Outcome) -> TaskResult:

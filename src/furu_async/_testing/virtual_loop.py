@@ -254,12 +254,15 @@ def _is_task(handle: Any) -> bool:
 def _anyio_threads() -> int:
     import anyio.to_thread
 
+    sniffio = sys.modules.get("sniffio")
+    before = sniffio.thread_local.name if sniffio is not None else None
     try:
+        if sniffio is not None:
+            sniffio.thread_local.name = "asyncio"  # outside of a task it would see no loop
         return anyio.to_thread.current_default_thread_limiter().borrowed_tokens
-    except (
-        Exception
-    ):  # where sniffio is installed it finds no loop outside of a task; its class differs by version
-        return 0
+    finally:
+        if sniffio is not None:
+            sniffio.thread_local.name = before
 
 
 def run_virtual(

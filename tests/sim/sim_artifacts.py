@@ -1,0 +1,34 @@
+"""The artifacts of simulated runs."""
+
+from __future__ import annotations
+
+from furu_async import Furu, Retry
+
+
+class Item(Furu[int]):
+    """A node of a random DAG."""
+
+    number: int
+    inputs: tuple[Furu[int], ...] = ()
+
+    def _create(self) -> int:
+        return self.number + sum(each.get() for each in self.inputs)
+
+
+class Limited(Item):
+    """The same with a time limit."""
+
+    _time_limit = 50.0
+
+
+class Stubborn(Item):
+    """The same with retries of its own."""
+
+    _retry = Retry(retries=1, backoff=5.0)
+
+
+class Checked(Item):
+    """The same with a check of its results."""
+
+    def _validate(self) -> bool:
+        return True
