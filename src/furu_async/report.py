@@ -44,6 +44,9 @@ EventKind = Literal[
 __all__ = ["EventKind", "Failure", "FailureKind", "NodeOutcome", "NodeStatus", "RunEvent", "RunReport"]
 
 
+_LINE = 500
+
+
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why one attempt failed.
 
@@ -73,7 +76,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """One short line for histories and tables."""
         what = self.error_type.rpartition(".")[2]
         text = self.message.strip().splitlines()[0] if self.message.strip() else ""
-        return ": ".join(part for part in (self.kind, what, text[:200]) if part)
+        return ": ".join(part for part in (self.kind, what, text[:_LINE]) if part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

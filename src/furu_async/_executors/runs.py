@@ -120,26 +120,24 @@ class Run:
         if why == "error" and not report.counts["failed"]:
             raise FuruExecutorError(f"run {self.run_id} was ended: {end.detail if end else ''}")
         if why == "error" and self._check:
-            raise FuruRunFailed(f"run {self.run_id} was ended: {self._failed_list(report)}", "", report)
+            raise FuruRunFailed(f"run {self.run_id} was ended: {self._why_ended(report)}", "", report)
         if self._check and not report.ok:
             raise FuruRunFailed(f"run {self.run_id} failed: {report.counts}", "", report)
         return report
 
-    def _failed_list(self, report: RunReport) -> str:
-        """Every failed node on a line of its own, up to a bound; for a run that was refused or given up."""
+    def _why_ended(self, report: RunReport) -> str:
+        """Why a run was refused or given up; a refused one with every failed node on a line of its own."""
         failed = [node for node in report if node.status == "failed"]
-        lines = [
-            f"{n.label} [{n.hash[:12]}]: {n.failure.line() if n.failure else ''}" for n in failed[:_LISTED]
+        if self._driver.state.policy.retry_failed or any(node.attempts for node in failed):
+            return "it cannot go on"
+        lines = ["these have failed before, and retry_failed=False lets that stand:"]
+        lines += [
+            f"{node.label} [{node.hash[:12]}]: {node.failure.line() if node.failure else ''}"
+            for node in failed[:_LISTED]
         ]
         if len(failed) > _LISTED:
             lines.append(f"… and {len(failed) - _LISTED} more")
-        refused = not any(node.attempts for node in failed) and not self._driver.state.policy.retry_failed
-        why = (
-            "these have failed before, and retry_failed=False lets that stand"
-            if refused
-            else "it cannot go on"
-        )
-        return "\n  ".join([f"{why}:", *lines])
+        return "\n  ".join(lines)
 
     # -- inside ----------------------------------------------------------------------------------------------
 
