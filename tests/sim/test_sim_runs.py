@@ -255,14 +255,27 @@ def test_who_still_wants_a_queued_node_gets_it_without_a_strike() -> None:
 
 
 @pytest.mark.fault("F33", "F96")
-@pytest.mark.parametrize("lane", ["probe", "logs"])
+@pytest.mark.parametrize(
+    "lane",
+    [
+        "probe",
+        "logs",
+        pytest.param(
+            "files",
+            marks=pytest.mark.xfail(
+                strict=True,
+                reason="a run waits without a bound for a keeper that cannot write the ends of its attempts",
+            ),
+        ),
+    ],
+)
 def test_a_cancelled_run_does_not_wait_for_a_store_that_hangs(lane: str) -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         async with Scheduler(FakeExecutor({Item: Hangs()})) as scheduler:
             run = scheduler.start([Item(number=0), Item(number=1)])
-            if lane == "logs":
+            if lane != "probe":
                 await asyncio.sleep(1)
             loop.hang(lane, 3600.0)
             await asyncio.sleep(1)
