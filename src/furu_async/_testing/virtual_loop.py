@@ -78,7 +78,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         patience: float | None = None,
         horizon: float = YEAR_SECS,
     ) -> None:
-        self.steps = 0
+        self.steps: int = 0
         self._now = 0.0
         self._threads = 0
         self._ending = False
