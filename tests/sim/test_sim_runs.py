@@ -255,20 +255,7 @@ def test_who_still_wants_a_queued_node_gets_it_without_a_strike() -> None:
 
 
 @pytest.mark.fault("F33", "F96")
-@pytest.mark.parametrize(
-    "lane",
-    [
-        "probe",
-        "logs",
-        pytest.param(
-            "files",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="a run waits without a bound for a keeper that cannot write the ends of its attempts",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("lane", ["probe", "logs", "files"])
 def test_a_cancelled_run_does_not_wait_for_a_store_that_hangs(lane: str) -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()

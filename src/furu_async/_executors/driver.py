@@ -14,7 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 
@@ -36,10 +36,14 @@ from furu_async._store import atomic
 from furu_async._store.layout import RunPaths
 from furu_async._store.records import RunRecord, encode
 from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError
+from furu_async.report import NodeStatus
 
 _SLICE = 0.001
 _NAP = 0.0
 _PART = 500
+
+STOP_SECS = 20.0
+"""How long what is stopped may take; with what follows it stays below the 30 s that are promised."""
 _MOST_TARGETS = 1000
 _LAST_WORDS = 5.0
 """How long the end of the journal may take, in seconds, where the disk does not answer."""
@@ -89,6 +93,8 @@ class Driver:
         self._inbox: deque[Event] = deque()
         self._wake = asyncio.Event()
         self._random = random.Random(seed)
+        self.forced = False
+        self._patience: asyncio.TimerHandle | None = None
         self.distrust: set[str] = set()
         self.token: str = uuid.uuid4().hex
         with use_config(config):  # what runs in this process loads its inputs from the run's root
@@ -104,6 +110,7 @@ class Driver:
             self._wants_rerun,
             self._validate,
             self.fail,
+            self.jitter,
         )
         self.watcher: Watcher = Watcher(self.root, config, self.post, self.ledger.waiting)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
@@ -156,10 +163,28 @@ class Driver:
             self.error = error
         self.stop("error", str(error))
 
-    def stop(self, why: str, detail: str = "") -> None:
+    def stop(self, why: Literal["cancel", "timeout", "error"], detail: str = "") -> None:
         """End the run: ``cancel``, ``timeout`` or ``error``."""
-        assert why in ("cancel", "timeout", "error")
-        self.post(Stop(why, detail))  # type: ignore[arg-type]
+        self.post(Stop(why, detail))
+        if self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(STOP_SECS, self._force_end, why)
+
+    def _force_end(self, why: Literal["cancel", "timeout", "error"]) -> None:
+        """Attempts that cannot be ended, or whose end cannot be written (a store that hangs), must not hold the run.
+
+        Their claims stay open; whoever wants them next finds an owner without beat, or dead.
+        """
+        if self.end is not None:
+            return
+        self.forced = True
+        self.note(f"run {self.run_id} was ended though something did not stop within {STOP_SECS:g} s")
+        for node in self.nodes.values():
+            if node.hash not in self.ledger.outcomes:
+                begun = node.attempts > 0
+                status: NodeStatus = "cancelled" if begun else "skipped"
+                self.ledger.ended(node, do.Ended(node.hash, status, because="" if begun else "cancel"))
+        self.end = do.EndRun(False, why, f"something did not stop within {STOP_SECS:g} s")
+        self._wake.set()
 
     def register(self, objs: Sequence[Furu[Any]]) -> tuple[str, ...]:
         """Make artifacts known to the run; gives their hashes.
@@ -210,6 +235,8 @@ class Driver:
                         # What the store is still asked does not matter any more, and it may not answer for minutes.
                         asking.cancel_scope.cancel()
                 finally:
+                    if self._patience is not None:
+                        self._patience.cancel()
                     self.watcher.close()
                     group.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
                     self.ledger.close_journal(str(self.error or (self.end.detail if self.end else "")))

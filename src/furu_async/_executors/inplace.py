@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
+from contextlib import suppress
 from typing import Any
 
 from furu_async._executors.jobs import Job, Step, Steps
@@ -14,6 +16,20 @@ from furu_async._plan.events import Started
 from furu_async._runner.inprocess import run_in_thread, run_inline
 from furu_async._runner.messages import TaskResult
 from furu_async.report import Failure
+
+_GRACE_SECS = 5.0
+
+logger = logging.getLogger("furu_async")
+
+
+async def _cancelled(attempt: asyncio.Future[TaskResult]) -> TaskResult:
+    """Cancel an attempt and give it a while to clean up; what it still brings to its end counts."""
+    attempt.cancel()
+    with suppress(asyncio.CancelledError):  # cancelled again: no more patience
+        await asyncio.wait([attempt], timeout=_GRACE_SECS)
+    if attempt.done() and not attempt.cancelled() and attempt.exception() is None:
+        return attempt.result()
+    return TaskResult(id=0, ok=False)
 
 
 class InPlace:
@@ -93,10 +109,13 @@ class InPlace:
         try:
             result = await self._limited(job, attempt, node.info.time_limit)
         except asyncio.CancelledError:
-            attempt.cancel()
             if not job.stopped:
                 job.stopped, job.stop_text = "cancelled", "cancelled with its run"
-            result = TaskResult(id=0, ok=False)
+            result = await _cancelled(attempt)
+        except Exception as error:  # a bug of ours: the job must end all the same
+            logger.exception("an attempt in this process could not be run")
+            text = f"furu_async could not run it: {type(error).__name__}: {error}"
+            result = TaskResult(id=0, ok=False, failure=Failure(kind="protocol", message=text))
         self._tasks.pop(job, None)
         self._running.discard(job)
         if not result.ok and job.stopped:
@@ -111,12 +130,12 @@ class InPlace:
         done, _ = await asyncio.wait([attempt], timeout=limit)
         if done:
             return attempt.result()
-        attempt.cancel()
+        result = await _cancelled(attempt)
         text = f"it ran longer than its _time_limit of {limit:g} s"
         if self._mode.get(job) == "thread":
             text += "; its thread cannot be ended and goes on, its result will not be used"
         job.stopped, job.stop_text = "timeout", text
-        return TaskResult(id=0, ok=False)
+        return result
 
     def stop(self, job: Job, kind: str, text: str) -> None:
         """End a job that is past the queue."""

@@ -140,6 +140,7 @@ class Planner:
         wants_rerun: Callable[[Node], bool],
         validate: Callable[[Node, bool], Awaitable[Validation]],
         fail: Callable[[FuruError], None],
+        jitter: Callable[[], float],
     ) -> None:
         self.root = root
         self.config = config
@@ -150,6 +151,7 @@ class Planner:
         self.wants_rerun = wants_rerun
         self.validate = validate
         self.fail = fail
+        self.jitter = jitter
         self.wanted: list[str] = []
         self.done: set[str] = set()
         self.reran: set[str] = set()
@@ -225,6 +227,7 @@ class Planner:
                 rules=rules_of(node, 1),
                 failure=answer.failure,
                 detail=answer.detail,
+                jitter=self.jitter() if answer.verdict == "unknown" else 0.0,
             )
         )
 

@@ -24,6 +24,7 @@ CANCEL_SECS = 30.0
 """Bound on the end of a cancelled run."""
 
 _LISTED = 50
+_RELEASE_SECS = 10.0
 
 
 class Run:
@@ -156,7 +157,7 @@ class Run:
         finally:
             if timer is not None:
                 timer.cancel()
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CANCEL_SECS):
+            with anyio.CancelScope(shield=True), anyio.move_on_after(0.5 if driver.forced else _RELEASE_SECS):
                 await executor.release(driver)
             self._close()
 

@@ -39,6 +39,9 @@ from furu_async.report import RunEvent
 
 EventListener = Callable[[RunEvent], None]
 
+_CLOSE_SECS = 8.0
+"""For the end of children and keeper, after the runs have ended."""
+
 _current: ContextVar[Scheduler | None] = ContextVar("furu_scheduler", default=None)
 
 
@@ -132,7 +135,7 @@ class Scheduler:
                         await self._changed.wait()
                 group.cancel_scope.cancel()
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CANCEL_SECS):
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_SECS):
                 await self._executor.aclose()
 
     def start(

@@ -430,3 +430,33 @@ class LimitedAsync(Furu[int]):
     async def _create(self) -> int:
         await asyncio.sleep(60)
         return 1
+
+
+class Tidies(Furu[int]):
+    """Cleans up when it is cancelled, which takes a moment."""
+
+    path: str
+
+    async def _create(self) -> int:
+        Path(self.path).write_text("begun")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.3)
+            Path(self.path).write_text("tidy")
+        return 1
+
+
+@pytest.mark.parametrize("mode", ["process", "inline"])
+async def test_a_cancelled_create_may_clean_up_before_its_claim_ends(mode: Any, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    task = asyncio.create_task(
+        run_dag(Tidies(path=str(flag)), executor=Local(workers=1, mode=mode), progress=False)
+    )
+    async with asyncio.timeout(20):
+        while not flag.exists():
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert flag.read_text() == "tidy"

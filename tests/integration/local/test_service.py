@@ -265,7 +265,9 @@ async def test_aget_joins_the_surrounding_scheduler(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("round_", range(5))
-def test_concurrent_agets_share_one_implicit_local_that_ends_with_its_loop(tmp_path: Path, round_: int) -> None:
+def test_concurrent_agets_share_one_implicit_local_that_ends_with_its_loop(
+    tmp_path: Path, round_: int
+) -> None:
     """The loop ends at once after the last `aget`: sometimes a second child is just being started then."""
     calls = str(tmp_path / "calls")
     seen: list[list[int]] = []
