@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from furu_async._executors.arguments import check_targets
+from furu_async._executors.arguments import EventListener, check_config, check_targets
 from furu_async._executors.runs import Run
-from furu_async._executors.scheduler import EventListener, ExecutorLike, Scheduler
+from furu_async._executors.scheduler import ExecutorLike, Scheduler
 from furu_async._executors.sync import run_sync
 from furu_async._model import context
 from furu_async._model.artifact import Furu
@@ -78,7 +78,7 @@ async def run_dag(
         asyncio.CancelledError: the caller was cancelled; what ran has been stopped, within 30 s.
     """
     _refuse(on_cancel)
-    settings = config or active_config()
+    settings = check_config(config) or active_config()
     objs = check_targets(targets)
     display = _make_progress(progress, objs)
     async with Scheduler(executor, config=settings) as scheduler:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -45,6 +46,7 @@ __all__ = ["EventKind", "Failure", "FailureKind", "NodeOutcome", "NodeStatus", "
 
 
 _LINE = 500
+_FRAME = re.compile(r'\s*(?:\|\s*)*File "([^"]+)", line (\d+), in (\S+)')
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -71,6 +73,21 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retryable: bool | None = None
     run_wide: bool = False
     attempt: int = 0
+
+    def where(self) -> str:
+        """The innermost frame of user code: ``file:line in function: code``; empty if there is none."""
+        rows = self.traceback.splitlines()
+        for index in range(len(rows) - 1, -1, -1):
+            found = _FRAME.match(rows[index])
+            if found:
+                code = rows[index + 1].strip() if index + 1 < len(rows) else ""
+                return f"{found[1]}:{found[2]} in {found[3]}" + (f": {code[:200]}" if code else "")
+        return ""
+
+    def hint(self) -> str:
+        """What the error says one can do, if it says so."""
+        _, mark, text = self.message.partition("hint: ")
+        return text.strip().splitlines()[0][:_LINE] if mark and text.strip() else ""
 
     def line(self) -> str:
         """One short line for histories and tables."""
@@ -111,12 +128,16 @@ class NodeOutcome:
     directory: str = ""
 
     def describe_failure(self) -> str:
-        """Class, error, last log line and log path, on up to four lines."""
+        """Class, error, where it was raised, what to do, last log line and log path, each on a line."""
         failure = self.failure
         if failure is None:
             return f"- {self.name}/{self.hash[:12]}: {self.status}"
         lines = [f"- {self.label or self.name} [{self.hash[:12]}] failed after {self.attempts} attempt(s)"]
         lines.append(f"    {failure.line()}")
+        if failure.where():
+            lines.append(f"    at {failure.where()}")
+        if failure.hint():
+            lines.append(f"    hint: {failure.hint()}")
         tail = failure.log_tail.strip().splitlines()
         if tail:
             lines.append(f"    last log line: {tail[-1][:200]}")

@@ -65,6 +65,10 @@ def _failure(node: NodeOutcome, blocked: int, tail: int) -> list[Line]:
         return lines
     attempts = f" (attempt {node.attempts})" if node.attempts > 1 else ""
     lines.append(Line(f"    {shorten(clean(failure.line()), _WIDTH)}{attempts}"))
+    if failure.where():
+        lines.append(Line(f"    at {shorten(clean(failure.where()), _WIDTH)}"))
+    if failure.hint():
+        lines.append(Line(f"    hint: {shorten(clean(failure.hint()), _WIDTH)}"))
     for line, times in Counter(node.history).items():
         often = f" ({times} times)" if times > 1 else ""
         lines.append(Line(f"    earlier: {shorten(clean(line), _WIDTH)}{often}", "dim"))

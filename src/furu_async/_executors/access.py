@@ -7,6 +7,7 @@ children, so it imports the scheduler only when something has to be computed.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from furu_async._executors.scheduler import ExecutorLike
 
 T = TypeVar("T")
+
+
+_LOADERS = 4
+"""How many threads load the results of one call: a hop for each artifact would cost more than loading small ones."""
 
 
 class StoreAccess:
@@ -48,11 +53,12 @@ class StoreAccess:
         from furu_async._executors.sync import run_sync
 
         async def compute() -> T:
-            value = await self.aget(obj, None)
             from furu_async._executors.implicit import close_implicit
 
-            await close_implicit()
-            return value
+            try:
+                return await self.aget(obj, None)
+            finally:
+                await close_implicit()
 
         return run_sync(compute)
 
@@ -71,7 +77,17 @@ class StoreAccess:
                 from furu_async._executors.implicit import compute
 
                 await compute(todo or pending, executor)
-        return list(await asyncio.gather(*(self.aload(obj) for obj in objs)))
+        if len(objs) == 1:
+            return [await self.aload(objs[0])]
+        inside = contextvars.copy_context()
+        part = max(1, -(-len(objs) // _LOADERS))
+
+        async def load_part(some: Sequence[Furu[T]]) -> list[T]:
+            own = inside.copy()  # a context can be entered by one thread at a time
+            return await DOOR.user.run(lambda: own.run(lambda: [self.load(obj) for obj in some]))
+
+        parts = [objs[start : start + part] for start in range(0, len(objs), part)]
+        return [value for values in await asyncio.gather(*map(load_part, parts)) for value in values]
 
     # -- load ------------------------------------------------------------------------------------------------
 
@@ -87,8 +103,6 @@ class StoreAccess:
         """Load only, off the loop; the context (config, overrides) travels into the thread."""
         if overrides.has(obj):
             return overrides.value(obj)
-        import contextvars
-
         inside = contextvars.copy_context()
         return await DOOR.user.run(lambda: inside.run(self.load, obj))
 
@@ -104,8 +118,6 @@ class StoreAccess:
 
     async def aexists(self, obj: Furu[Any]) -> bool:
         """`exists`, off the loop."""
-        import contextvars
-
         inside = contextvars.copy_context()
         return await DOOR.user.run(lambda: inside.run(self.exists, obj))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from furu_async._model.artifact import Furu
@@ -16,6 +17,9 @@ from furu_async._plan.events import OnFailure, Policy
 from furu_async._runtime import clock
 from furu_async._runtime.config import FuruConfig
 from furu_async.errors import FuruDefinitionError
+from furu_async.report import RunEvent
+
+EventListener = Callable[[RunEvent], None]
 
 logger = logging.getLogger("furu_async")
 
@@ -89,7 +93,7 @@ def check_rerun(rerun: Sequence[str]) -> tuple[str, ...]:
     if isinstance(rerun, str):
         rerun = (rerun,)
     for name in rerun:
-        if not isinstance(name, str):
+        if not isinstance(name, str) or (name != "ALL" and "." not in name):
             raise FuruDefinitionError(f"rerun={rerun!r}: use names such as 'module.Class', or 'ALL'")
     return tuple(rerun)
 
@@ -99,6 +103,29 @@ def make_run_id() -> str:
 
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(clock.wall()))
     return f"{stamp}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+def check_config(config: FuruConfig | None) -> FuruConfig | None:
+    """The settings given for a run, if they are settings."""
+    if config is not None and not isinstance(config, FuruConfig):
+        raise FuruDefinitionError(f"config={config!r} is not a FuruConfig")
+    return config
+
+
+def check_listeners(on_event: EventListener | Sequence[EventListener] | None) -> list[EventListener]:
+    """The listeners as a list; each is called on the loop and must be an ordinary function."""
+    if on_event is None:
+        return []
+    listeners = [on_event] if callable(on_event) else on_event
+    if not isinstance(listeners, list | tuple):
+        raise FuruDefinitionError(f"on_event={on_event!r}: use a function that takes a RunEvent")
+    for listener in listeners:
+        if not callable(listener) or inspect.iscoroutinefunction(listener):
+            raise FuruDefinitionError(
+                f"on_event={listener!r}: use an ordinary function that takes a RunEvent",
+                "in async code, iterate over run.events() instead",
+            )
+    return list(listeners)
 
 
 def check_timeout(timeout: float | None) -> None:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from furu_async._runner.supervisor import Child
+from furu_async.report import Failure
 
 TASKS_PER_CHILD = 2000
 """After so many tasks a child is replaced: what user code leaks goes with it."""
@@ -20,6 +21,21 @@ RSS_GROWTH_MB = 1024.0
 
 _AHEAD_SECS = 0.01
 _MOST_AHEAD = 32
+
+
+async def end_child(child: Child, grace: float) -> None:
+    """End a child; when we are cancelled meanwhile (the loop ends), without further patience."""
+    try:
+        await child.kill(grace)
+    except asyncio.CancelledError:
+        await child.kill(0)
+        raise
+
+
+def died_at_start(count: int, error: Exception) -> Failure:
+    """Nothing can run where no worker process comes up; ends the run."""
+    text = f"worker processes die at start ({count} in a row): {error}"
+    return Failure(kind="protocol", error_type=type(error).__name__, message=text, run_wide=True)
 
 
 class Seat:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from furu_async._executors.checks import Checks
-from furu_async._executors.crew import Crew, Seat
+from furu_async._executors.crew import Crew, Seat, died_at_start, end_child
 from furu_async._executors.jobs import Job, Step, Steps
 from furu_async._executors.monitor import Monitor
 from furu_async._executors.resources import NOTHING, Budget, visible_devices
 from furu_async._plan.events import Started
-from furu_async._runner.messages import TaskBegun, TaskResult
+from furu_async._runner.messages import TaskBegun, TaskResult, TaskSpec
 from furu_async._runner.supervisor import ChildGone
+from furu_async.errors import FuruError
 from furu_async.report import Failure
 
 _EARLY_DEATHS = 5
@@ -220,10 +221,15 @@ class Dispatcher:
         child = seat.child
         assert child is not None
         job.task_id = self._number()
+        try:
+            task = job.task(child.entries_for(job.origin.node.obj))
+        except FuruError as error:  # the artifact was changed after it was hashed: its own trouble only
+            self._fail(job, Failure(kind="protocol", error_type=type(error).__name__, message=str(error)))
+            return
         job.step = Step.GIVEN
         job.worker = seat
         self.by_task[job.task_id] = job
-        child.give(job.task(child.entries_for(job.origin.node.obj)))
+        child.give(task)
 
     # -- what children say -----------------------------------------------------------------------------------
 
@@ -241,8 +247,7 @@ class Dispatcher:
         if self._start_failures < _EARLY_DEATHS:
             self._loop.call_later(0.2 * self._start_failures, self.poke)
             return
-        text = f"worker processes die at start ({self._start_failures} in a row): {error}"
-        failure = Failure(kind="protocol", error_type=type(error).__name__, message=text, run_wide=True)
+        failure = died_at_start(self._start_failures, error)
         for job in [*self.claimed, *(j for j in self.queue if j.step is Step.QUEUED)]:
             if job.step is Step.CLAIMED:
                 self._fail(job, failure)
@@ -307,12 +312,7 @@ class Dispatcher:
         self.steps.keeper.request(("child_gone", gone.pid), lambda _: None)
         self._dismiss(seat)
         self.checks.on_gone(gone)
-        for task in gone.not_begun:
-            if self.checks.take_back(task.id):
-                continue
-            job = self.by_task.pop(task.id, None)
-            if job is not None:
-                self._back_to_claimed(job)
+        self._not_begun(gone.not_begun)
         if gone.running is None:
             return
         job = self.by_task.pop(gone.running.id, None)
@@ -351,15 +351,15 @@ class Dispatcher:
 
     def take_back_from(self, seat: Seat) -> None:
         """Get back what a child was given and has not begun; the claims stay ours."""
-        child = seat.child
-        if child is None:
-            return
-        for task in child.take_back():
-            if self.checks.take_back(task.id):
-                continue
-            job = self.by_task.pop(task.id, None)
-            if job is not None:
-                self._back_to_claimed(job)
+        if seat.child is not None:
+            self._not_begun(seat.child.take_back())
+
+    def _not_begun(self, tasks: Iterable[TaskSpec]) -> None:
+        for task in tasks:
+            if not self.checks.take_back(task.id):
+                job = self.by_task.pop(task.id, None)
+                if job is not None:
+                    self._back_to_claimed(job)
 
     # -- stopping --------------------------------------------------------------------------------------------
 
@@ -382,7 +382,7 @@ class Dispatcher:
             return
         self.take_back_from(seat)
         seat.retiring = True
-        self.spawn(child.kill(self.grace))
+        self.spawn(end_child(child, self.grace))
 
     def spawn(self, work: Any) -> None:
         """Have a coroutine run in the background; `aclose` waits for it."""

@@ -93,7 +93,7 @@ class Driver:
         self._inbox: deque[Event] = deque()
         self._wake = asyncio.Event()
         self._random = random.Random(seed)
-        self.forced = False
+        self.forced: bool = False
         self._patience: asyncio.TimerHandle | None = None
         self.distrust: set[str] = set()
         self.token: str = uuid.uuid4().hex

@@ -98,6 +98,7 @@ async def _run(scheduler: Scheduler, objs: Sequence[Furu[Any]]) -> None:
         ) from error
     except asyncio.CancelledError:
         run.cancel()
+        await run.ended()  # what it had running is stopped before the caller goes on
         raise
 
 

@@ -133,7 +133,7 @@ class Ledger:
             root=command.root,
             started_at=node.started_at,
             ended_at=at if node.started_at is not None else None,
-            directory=self._directory(node) if bad or command.status == "created" else "",
+            directory=self._directory(node, failure) if bad or command.status == "created" else "",
         )
         message = failure.line() if failure is not None else command.because
         self.emit(
@@ -173,8 +173,10 @@ class Ledger:
         for stream in self._streams:
             stream.put(None)
 
-    def _directory(self, node: Node) -> str:
+    def _directory(self, node: Node, failure: Failure | None) -> str:
         paths = ArtifactPaths(self.root, node.name, node.hash)
+        if failure is not None:  # an attempt that wrote nothing has no folder of its own
+            return failure.log_path or paths.base
         return paths.attempt(node.generation) if node.generation else paths.base
 
 

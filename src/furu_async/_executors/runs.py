@@ -86,6 +86,10 @@ class Run:
     def __await__(self) -> Generator[Any, None, RunReport]:
         return self.wait().__await__()
 
+    async def ended(self) -> None:
+        """Wait for the end, however the run ends; raises nothing of it."""
+        await self._ended.wait()
+
     async def wait(self) -> RunReport:
         """Wait for the end.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +16,10 @@ from typing import Any, Self
 import anyio
 
 from furu_async._executors.arguments import (
+    EventListener,
     announce,
+    check_config,
+    check_listeners,
     check_rerun,
     check_targets,
     check_timeout,
@@ -34,10 +37,7 @@ from furu_async._model.artifact import Furu
 from furu_async._plan.events import OnFailure
 from furu_async._runtime.config import FuruConfig, active_config
 from furu_async._store.layout import root_warning
-from furu_async.errors import FuruDefinitionError, FuruError
-from furu_async.report import RunEvent
-
-EventListener = Callable[[RunEvent], None]
+from furu_async.errors import FuruDefinitionError, FuruError, FuruProtocolError
 
 _CLOSE_SECS = 8.0
 """For the end of children and keeper, after the runs have ended."""
@@ -68,7 +68,7 @@ class Scheduler:
         if executor is not None and not isinstance(executor, ExecutorLike):
             raise FuruDefinitionError(f"executor={executor!r} is not an executor", "use Local(...)")
         self._description = executor or Local()
-        self._config = config
+        self._config = check_config(config)
         self._executor: Executor | None = None
         self._host: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -167,15 +167,18 @@ class Scheduler:
             raise FuruError("this Scheduler is not open here", "use `async with Scheduler(...) as s:`")
         attempt_context.refuse_while_importing("Scheduler.start")
         if attempt_context.current.get() is not None:
-            raise FuruError("a run cannot be started inside _create, _load or _validate")
-        settings = config or self._config or active_config()
+            raise FuruProtocolError(
+                "a run cannot be started inside _create, _load or _validate",
+                "declare what is needed as a field or with @dependency, and load it with get() or aget()",
+            )
+        settings = check_config(config) or self._config or active_config()
         policy = make_policy(
             settings, on_failure, max_failures, retry_failed, retries, self._executor.has_limits
         )
         check_timeout(timeout)
         objs = check_targets(targets)
         names = check_rerun(rerun)
-        listeners = [] if on_event is None else [on_event] if callable(on_event) else list(on_event)
+        listeners = check_listeners(on_event)
         run_id = make_run_id()
         ledger = Ledger(run_id, str(settings.path), listeners)
         driver = Driver(run_id, objs, self._executor, policy, settings, names, ledger, self._executor.seed)

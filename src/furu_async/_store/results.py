@@ -51,7 +51,10 @@ def small(value: Any) -> bytes | None:
     else:
         from furu_async._store import codec
 
-        plain = codec.is_plain(value)
+        try:
+            plain = codec.is_plain(value)
+        except RecursionError:
+            return None
     if not plain:
         return None
     try:

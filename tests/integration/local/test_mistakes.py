@@ -115,3 +115,33 @@ async def test_a_watcher_that_fails_now_and_then_goes_on(
         two = second.start(slow)
         assert (await one).counts["created"] == 1
         assert (await two).counts["cached"] == 1
+
+
+class Mutable(Furu[int]):
+    """Its list can be changed behind its back."""
+
+    items: list[int]
+
+    def _create(self) -> int:
+        return len(self.items)
+
+
+async def test_an_artifact_changed_after_it_was_hashed_is_an_error_of_its_node_only() -> None:
+    bad = Mutable(items=[1])
+    assert bad.furu_hash
+    bad.items.append(2)
+    async with asyncio.timeout(20):
+        report = await run_dag([bad, Num(n=1)], executor=ONE, progress=False, check=False)
+    failure = report[bad].failure
+    assert failure is not None
+    assert failure.kind == "protocol"
+    assert "changed" in failure.message
+    assert report[Num(n=1)].status == "created"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rerun": ["nope"]}, {"config": {}}, {"on_event": 5}, {"on_event": asyncio.sleep}]
+)
+async def test_arguments_that_would_do_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(FuruDefinitionError, match=next(iter(wrong))):
+        await run_dag(Num(n=1), executor=ONE, progress=False, **wrong)
