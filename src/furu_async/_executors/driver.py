@@ -310,7 +310,6 @@ class Driver:
 
     def _start(self, command: do.Start) -> None:
         node = self.nodes[command.node]
-        self.ledger.ready(node)
         self.executor.start(
             Request(self, node, command.attempt, command.priority, command.spec, command.ticket)
         )

@@ -1,6 +1,6 @@
 """The run's journal: one JSON line per event, appended in batches.
 
-Losing it costs a history for people and the counts that a run's successor goes on from; no result depends on it.
+Losing it costs a history for people; no result depends on it.
 """
 
 from __future__ import annotations

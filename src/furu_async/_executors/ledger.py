@@ -76,9 +76,6 @@ class Ledger:
         """All nodes of the run are known."""
         self.emit(RunEvent(at=clock.wall(), kind="planned", counts=dict(counts)))
 
-    def ready(self, node: Node) -> None:
-        """The executor was asked to run it. Not told one by one: it would double the events of a large run."""
-
     def started(self, node: Node, attempt: int, worker: str) -> None:
         """An attempt runs now."""
         node.attempts = max(node.attempts, attempt)

@@ -52,14 +52,11 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def probe_many(
-    root: str, items: Sequence[tuple[str, str]], exact: bool = False, shallow: bool = False
-) -> list[Found]:
+def probe_many(root: str, items: Sequence[tuple[str, str]], exact: bool = False) -> list[Found]:
     """Look at artifacts given as (name, hash); blocking, never raises for one of them.
 
     Args:
         exact: find the generation of published ones too (a marker alone does not tell).
-        shallow: a missing marker is enough to know that nothing is published.
     """
     found = []
     for name, digest in items:

@@ -44,14 +44,10 @@ class _Interrupts:
         self.seen.append(number)
         if len(self.seen) >= 2:
             os.write(2, b"\ninterrupted twice: ending now\n")
-            self._kill_children()
+            # Children and keeper notice our end by themselves: their pipe closes.
             os._exit(128 + number)
         if self.loop is not None and self.task is not None:
             self.loop.call_soon_threadsafe(self.task.cancel)
-
-    def _kill_children(self) -> None:
-        # Children and keeper notice our end by themselves (their pipe closes); nothing else to do but go.
-        return
 
 
 def run_sync(make: Callable[[], Awaitable[T]]) -> T:

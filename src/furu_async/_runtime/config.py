@@ -35,7 +35,7 @@ class FuruConfig:
         stale_after_secs: longest wait where no beat can tell.
         max_wait_secs: longest wait on other people's work altogether; None: no limit.
         infra_secs: how long infrastructure trouble is waited out.
-        poll_interval_secs: slowest polling; it starts at 1 s.
+        poll_interval_secs: slowest polling of somebody else's work; it starts at 0.2 s.
         always_rerun: ``module.Class`` names, or ``ALL``.
         durability: ``process``: safe against the death of any process; ``power``: fsync and checksums;
             ``auto``: ``power`` for attempts of a second or longer.
