@@ -10,7 +10,8 @@ CHECK := $(BIN)/python tools/check.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint types arch faults unit docs-check integration map bench env clean
+LENGTH ?= 0.1
+.PHONY: help demo test lint types arch faults unit chaos-short docs-check integration map bench chaos env clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
@@ -35,10 +36,15 @@ faults: env  ## every fault of docs/faults.md has a test or is listed as planned
 	@$(CHECK) faults
 unit: env  ## tests without disk and processes of their own
 	@$(CHECK) unit
+chaos-short: env  ## the laboratory at the length of `make test`
+	@$(CHECK) chaos
 docs-check: env  ## the README's code runs, the docs name every module
 	@$(CHECK) docs
 integration: env  ## whole runs, the command line, the example
 	@$(CHECK) integration
+
+chaos: env  ## the laboratory at LENGTH (default 0.1; 1 takes hours): make chaos LENGTH=1
+	@$(BIN)/python tools/chaos.py --length $(LENGTH)
 
 bench: env  ## measure; takes minutes, wants a quiet machine
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

@@ -8,6 +8,7 @@ checks as one each. The same line goes to ``.stamps/summary``.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests import laboratory
+
 STAMPS = ROOT / ".stamps"
 BIN = Path(sys.executable).parent
 PYTHON = (
@@ -68,6 +73,10 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
     "unit": (
         "tests: unit, contract, simulation",
         [_pytest("-n", "2", "tests/unit", "tests/contract", "tests/sim")],
+    ),
+    "chaos": (
+        "laboratory: races, kills, zombies, several simulated hosts, mounts that lie",
+        [_pytest("-n", "2", "tests/chaos")],
     ),
     "docs": ("documentation: the README runs, the map is complete", [_pytest("tests/docs")]),
     "integration": (
@@ -158,8 +167,12 @@ def main(names: list[str]) -> int:
         print(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
         return 2
     STAMPS.mkdir(exist_ok=True)
+    shutil.rmtree(laboratory.FOLDER, ignore_errors=True)
     results = [run_section(name) for name in names or SECTIONS]
     passed, failed = sum(each.passed for each in results), sum(each.failed for each in results)
+    lines = laboratory.table()
+    if lines:
+        print("\n=== laboratory: what was tried, and what must be 0", *lines, sep="\n")
     print("\n=== summary")
     for each in results:
         verdict = "FAILED" if each.failed else "ok"

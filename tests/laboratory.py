@@ -1,0 +1,92 @@
+"""What the campaigns of the laboratory share: how many trials are wanted, and where their counts go.
+
+A campaign asks `wanted` for its number of trials and hands its counts to `record`. `make test` runs the numbers that
+are written in the tests, `make chaos` larger ones (it sets ``FURU_LAB_<CAMPAIGN>``); both print the table of what was
+counted. Several tests may record under one name, also from several processes: their numbers add up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / ".stamps" / "laboratory"
+
+HARMS = ("doubles", "torn", "lost", "endless", "orphans")
+"""What must never happen: published twice (or computed twice where nobody was silent), a result that is not whole, a
+published result that is gone, a run without an end, a process or temporary file or claim that is left."""
+
+
+@dataclass
+class Counts:
+    """What one test has counted.
+
+    Attributes:
+        campaign: name of its line in the table.
+        trials: how many were tried.
+        harms: how often each of `HARMS` was seen; every one of them also fails the test.
+        facts: further numbers for the table: seconds measured, kills delivered; the largest of several is shown.
+    """
+
+    campaign: str
+    trials: int = 0
+    harms: dict[str, int] = field(default_factory=lambda: dict.fromkeys(HARMS, 0))
+    facts: dict[str, float] = field(default_factory=dict)
+
+    def harm(self, kind: str, times: int = 1) -> None:
+        """Count something that must never happen."""
+        self.harms[kind] += times
+
+    def most(self, fact: str, value: float) -> None:
+        """Keep the largest of a measured value."""
+        self.facts[fact] = max(self.facts.get(fact, value), value)
+
+
+def wanted(campaign: str, trials: int) -> int:
+    """How many trials of a campaign: what ``FURU_LAB_<CAMPAIGN>`` says, else ``trials``."""
+    return int(os.environ.get(f"FURU_LAB_{campaign.upper().replace('-', '_')}", trials))
+
+
+@contextmanager
+def counting(campaign: str) -> Iterator[Counts]:
+    """Counts for one test, written down at its end, also where it fails."""
+    counts = Counts(campaign)
+    try:
+        yield counts
+    finally:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        (FOLDER / f"{uuid.uuid4().hex}.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")
+
+
+def split(campaign: str, trials: int, parts: int) -> list[tuple[int, int]]:
+    """The trials of a campaign in parts for several processes: (first, number) of each."""
+    total = wanted(campaign, trials)
+    edges = [total * part // parts for part in range(parts + 1)]
+    return [(low, high - low) for low, high in zip(edges, edges[1:], strict=False) if high > low]
+
+
+def table() -> list[str]:
+    """What was counted, as lines of text."""
+    rows: dict[str, Counts] = {}
+    for path in sorted(FOLDER.glob("*.json")) if FOLDER.exists() else ():
+        one = Counts(**json.loads(path.read_text(encoding="utf-8")))
+        row = rows.setdefault(one.campaign, Counts(one.campaign))
+        row.trials += one.trials
+        for harm, times in one.harms.items():
+            row.harm(harm, times)
+        for fact, value in one.facts.items():
+            row.most(fact, value)
+    if not rows:
+        return []
+    width = max(len(name) for name in rows)
+    lines = [f"{'campaign':<{width}} {'trials':>9} " + " ".join(f"{harm:>8}" for harm in HARMS)]
+    for name, row in sorted(rows.items()):
+        facts = "  ".join(f"{fact} {value:.3g}" for fact, value in sorted(row.facts.items()))
+        harms = " ".join(f"{row.harms[harm]:>8}" for harm in HARMS)
+        lines.append(f"{name:<{width}} {row.trials:>9} {harms}  {facts}".rstrip())
+    return lines
