@@ -7,6 +7,7 @@ counted. Several tests may record under one name, also from several processes: t
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import uuid
@@ -67,7 +68,7 @@ def split(campaign: str, trials: int, parts: int) -> list[tuple[int, int]]:
     """The trials of a campaign in parts for several processes: (first, number) of each."""
     total = wanted(campaign, trials)
     edges = [total * part // parts for part in range(parts + 1)]
-    return [(low, high - low) for low, high in zip(edges, edges[1:], strict=False) if high > low]
+    return [(low, high - low) for low, high in itertools.pairwise(edges) if high > low]
 
 
 def table() -> list[str]:

@@ -1,4 +1,4 @@
-"""The laboratory's campaigns at full length: ``python tools/chaos.py --length 1.0``; prints the table of what was counted.
+"""The laboratory's campaigns at full length, and the table of what was counted: ``python tools/chaos.py --length 1``.
 
 ``--length`` scales the numbers below; each campaign runs under the name that its test gives it.
 """
