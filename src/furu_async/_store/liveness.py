@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from functools import lru_cache
+from typing import Protocol
 
 from furu_async._store.atomic import read_bytes
 from furu_async._store.layout import WorkerPaths, number, worker_of_beat
@@ -23,6 +24,26 @@ TOKEN_VARIABLE = "FURU_ASYNC_CHILD"
 
 _LINUX = sys.platform == "linux"
 _POLL = 0.002
+
+
+class System(Protocol):
+    """What simulations of several hosts put in the place of the operating system."""
+
+    def this_host(self) -> tuple[str, str, str]:
+        """As `this_host`."""
+
+    def this_pid(self) -> int:
+        """The process id of whoever asks."""
+
+    def start_time(self, pid: int) -> int | None:
+        """As `start_time`, on the host of whoever asks."""
+
+    def end_children(self, children: list[ChildRecord]) -> bool:
+        """As `end_children`, on the host of whoever asks."""
+
+
+stand_in: System | None = None
+"""None, but in simulations."""
 
 
 @lru_cache(maxsize=1)
@@ -51,6 +72,8 @@ def _boot_id_elsewhere() -> str:
 
 def this_host() -> tuple[str, str, str]:
     """Node name, boot id and pid namespace of this process."""
+    if stand_in is not None:
+        return stand_in.this_host()
     host, boot, _ = _host()
     if not boot and not _LINUX:
         return host, _boot_id_elsewhere(), "host"
@@ -60,13 +83,14 @@ def this_host() -> tuple[str, str, str]:
 def this_owner() -> Owner:
     """This process, as it stands in a claim."""
     host, boot, namespace = this_host()
+    pid = os.getpid() if stand_in is None else stand_in.this_pid()
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     return Owner(
         host=host,
         boot_id=boot,
         pid_ns=namespace,
-        pid=os.getpid(),
-        start_time=start_time(os.getpid()) or 0,
+        pid=pid,
+        start_time=start_time(pid) or 0,
         pgid=os.getpgrp(),
         job_id=os.environ.get("SLURM_JOB_ID", ""),
         restart_count=int(restarts) if restarts.isdigit() else 0,
@@ -78,6 +102,8 @@ def start_time(pid: int) -> int | None:
 
     0 if it is there and does not say (no ``/proc``); None if it is not there, or a zombie.
     """
+    if stand_in is not None:
+        return stand_in.start_time(pid)
     found = _stat(pid)
     return None if found is None else found[0]
 
@@ -176,6 +202,8 @@ def children_of(worker: WorkerPaths) -> list[ChildRecord]:
 
 def end_children(children: list[ChildRecord], timeout: float = 10.0) -> bool:
     """Kill process groups that are proven to be those on record, and wait; True if none of them is left."""
+    if stand_in is not None:
+        return stand_in.end_children(children)
     deadline = time.monotonic() + timeout
     pause = _POLL
     while children:
