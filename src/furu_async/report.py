@@ -33,7 +33,6 @@ NodeStatus = Literal["created", "cached", "failed", "skipped", "cancelled"]
 EventKind = Literal[
     "run_started",
     "planned",
-    "node_ready",
     "node_started",
     "node_retry",
     "node_waiting",
@@ -158,6 +157,9 @@ class RunEvent:
         attempt: from 1, for ``node_started`` and ``node_retry``.
         message: for people; why a node waits or is retried, what a note says.
         counts: only in ``planned`` and ``run_ended``.
+        since: for ``node_waiting``: when the wait began, in seconds since the epoch.
+        until: for ``node_waiting`` and ``node_retry``: when it is decided at the latest if nothing changes, or when it
+            runs again; in seconds since the epoch, for people.
     """
 
     at: float
@@ -170,6 +172,8 @@ class RunEvent:
     message: str = ""
     worker: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+    since: float | None = None
+    until: float | None = None
 
 
 Loader = Callable[["Furu[Any]"], Awaitable[Any]]

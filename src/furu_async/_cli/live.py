@@ -50,7 +50,6 @@ def _states(snap: Snapshot) -> Text:
     shown = [(name, count, _STYLES.get(name, "")) for name, count in snap.ended.items()]
     shown += [
         ("running", snap.running, "green"),
-        ("ready", snap.ready, ""),
         ("waiting", snap.waiting, "yellow"),
     ]
     shown.append(("retry" if snap.retries == 1 else "retries", snap.retries, "magenta"))

@@ -34,7 +34,7 @@ class Snapshot:
     Attributes:
         total: nodes of the run, or None while planning is under way.
         ended: nodes by final status.
-        running, ready, waiting: nodes being computed, startable, and waiting for something that is told.
+        running, waiting: nodes being computed, and waiting for something that is told.
         longest: the longest-running nodes, longest first.
         waits: nodes that wait for something out of the run's hands, or before a retry; longest first.
         remaining: estimated seconds until the end, or None where nothing can be said.
@@ -44,7 +44,6 @@ class Snapshot:
     done: int
     ended: Mapping[str, int]
     running: int
-    ready: int
     waiting: int
     retries: int
     longest: tuple[Active, ...]
@@ -84,7 +83,7 @@ class Tally:
             if self._first_start is None:
                 self._first_start = now
             self._active[event.hash] = (event, now)
-        elif kind == "node_ready" or kind == "node_waiting":
+        elif kind == "node_waiting":
             known = self._active.get(event.hash)
             # The same wait told again, with other words perhaps, goes on from its beginning.
             since = known[1] if known is not None and known[0].kind == kind else now
@@ -114,7 +113,6 @@ class Tally:
         """The numbers at ``now``, with at most ``most`` running and waiting nodes each."""
         active = list(self._active.values())  # one step under the interpreter lock: safe from another thread
         running = [entry for entry in active if entry[0].kind == "node_started"]
-        ready = sum(1 for entry in active if entry[0].kind == "node_ready")
         waiting = [entry for entry in active if entry[0].kind in ("node_waiting", "node_retry")]
         total = None if self.total is None else max(self.total, self.done + len(active))
         return Snapshot(
@@ -122,7 +120,6 @@ class Tally:
             done=self.done,
             ended=dict(self.ended),
             running=len(running),
-            ready=ready,
             waiting=len(waiting),
             retries=self.retries,
             longest=_oldest(running, now, most),

@@ -112,7 +112,9 @@ class Driver:
             self.fail,
             self.jitter,
         )
-        self.watcher: Watcher = Watcher(self.root, config, self.post, self.ledger.waiting)
+        self.watcher: Watcher = Watcher(
+            self.root, config, self.post, self.ledger.waiting, self.jitter, policy.retry_failed
+        )
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             do.Probe: self._probe,
             do.Start: self._start,

@@ -86,6 +86,10 @@ def _slim(event: RunEvent) -> dict[str, object]:
         value = getattr(event, name)
         if value:
             record[name] = value
+    for name in ("since", "until"):
+        value = getattr(event, name)
+        if value is not None:
+            record[name] = round(value, 3)
     if event.counts:
         record["counts"] = dict(event.counts)
     return record

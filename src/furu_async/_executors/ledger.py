@@ -89,10 +89,18 @@ class Ledger:
             )
         )
 
-    def waiting(self, node: Node, message: str) -> None:
-        """It waits for somebody else, or for trouble to pass; says for whom and until when."""
+    def waiting(self, node: Node, message: str, since: float, until: float) -> None:
+        """It waits for somebody else, or for trouble to pass; says for whom, since when and until when."""
         self.emit(
-            RunEvent(at=clock.wall(), kind="node_waiting", hash=node.hash, name=node.name, message=message)
+            RunEvent(
+                at=clock.wall(),
+                kind="node_waiting",
+                hash=node.hash,
+                name=node.name,
+                message=message,
+                since=since,
+                until=until,
+            )
         )
 
     def retrying(self, node: Node, command: do.Retrying, delay: float) -> None:
@@ -107,6 +115,7 @@ class Ledger:
                 label=repr(node.obj),
                 attempt=command.attempt,
                 message=message,
+                until=clock.wall() + delay,
             )
         )
 

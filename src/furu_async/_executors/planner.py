@@ -79,7 +79,10 @@ def _probe_one(paths: ArtifactPaths, exact: bool) -> Found:
     if seen.verdict == "claimed":
         claim = seen.claim
         if claim is not None and known_dead(claim.owner) is True:
-            return Found("absent", seen.generation, notes=notes)
+            left = Failure(
+                kind="lost", message=f"its owner is dead and left it unfinished: {describe_claim(claim)}"
+            )
+            return Found("failed", seen.generation, failure=left, claim=claim, notes=notes)
         return Found("busy", seen.generation, detail=describe_claim(claim), claim=claim, notes=notes)
     end = seen.end
     if (

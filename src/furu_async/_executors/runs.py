@@ -68,8 +68,10 @@ class Run:
         return self._driver.state.counts()
 
     def why(self, obj: Furu[Any]) -> str:
-        """What a node of this run is waiting for, in words."""
-        return self._driver.state.why(obj.furu_hash)
+        """What a node of this run is waiting for, in words; of somebody else's work also who, since and until when."""
+        now = asyncio.get_running_loop().time()
+        told = self._driver.watcher.told(obj.furu_hash)
+        return told or self._driver.state.why(obj.furu_hash, now)
 
     def cancel(self) -> None:
         """End the run.

@@ -1,15 +1,15 @@
 """Waits for work that somebody else does: an await that ends by result, by takeover or by timeout.
 
 One task watches all such nodes of a run. It looks at the artifact's claims and ends (one hop per round for all
-nodes), at what can be known directly of the owner (same host: is the process there?), and at the owner's beat.
-Each wait is told to the run when it begins and whenever its reason changes.
+nodes that are due), at what can be known directly of the owner (same host: is the process there?), and at the owner's
+beat. Each wait is told to the run when it begins, whenever its reason changes, and when the moment for which a
+decision was announced has passed without one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,28 +19,50 @@ from furu_async._executors.base import Node
 from furu_async._executors.planner import describe_claim
 from furu_async._plan import leases
 from furu_async._plan.events import WatchEnded
+from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._runtime.config import FuruConfig
 from furu_async._store.artifacts import Look, look
+from furu_async._store.beat import read_beat
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
+from furu_async.report import Failure
 
 _FIRST = 0.2
 _GROWTH = 1.5
-_BEAT_BYTES = 64
+_SPREAD = 0.3
+"""By how much of its length an interval may be shortened, so that waits that began together do not look together."""
+_TOGETHER = 0.02
+"""Looks that are due within so many seconds share a hop to a thread."""
+LOOKS_PER_SEC = 200
+"""With more waits than this bears at the slowest polling, each of them looks less often still."""
 _MOST_TROUBLES = 5
 
 logger = logging.getLogger("furu_async")
 
+Tell = Callable[[Node, str, float, float], None]
+
 
 @dataclass(slots=True)
 class _Watched:
+    """One wait; times on the loop's clock.
+
+    Attributes:
+        began: seconds since the epoch, for people.
+        before: seconds of earlier waits of this run at the same node.
+        until: when it is decided at the latest if nothing changes, as was told.
+        trouble_since: since when the store gives no information, or None.
+    """
+
     node: Node
     since: float
     next_look: float
+    began: float
+    before: float = 0.0
     interval: float = _FIRST
     seen: leases.Observation | None = None
     told: str = ""
+    until: float = 0.0
     trouble_since: float | None = None
 
 
@@ -55,33 +77,23 @@ class _Sight:
 
 
 def _see(root: str, items: Sequence[tuple[str, str]]) -> list[_Sight]:
+    """Look at artifacts; the owner of several of them is looked at once."""
     sights = []
+    beats: dict[str, bytes | None] = {}
     for name, digest in items:
         try:
             seen = look(ArtifactPaths(root, name, digest))
             sight = _Sight(seen)
             if seen.verdict == "claimed" and seen.claim is not None:
                 sight.dead = known_dead(seen.claim.owner)
-                sight.beat = _read_beat(root, seen.claim.beat)
+                beat = seen.claim.beat
+                if beat not in beats:
+                    beats[beat] = read_beat(root, beat)
+                sight.beat = beats[beat]
         except OSError as error:
             sight = _Sight(error=f"{error.strerror or error}: {error.filename or name}")
         sights.append(sight)
     return sights
-
-
-def _read_beat(root: str, beat: str) -> bytes | None:
-    if not beat or os.path.isabs(beat) or ".." in beat.split("/"):
-        return None
-    try:
-        fd = os.open(os.path.join(root, beat), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return os.read(fd, _BEAT_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
 
 
 class Watcher:
@@ -89,7 +101,10 @@ class Watcher:
 
     Args:
         post: takes `WatchEnded`.
-        tell: takes (node, text): who is waited for, and when it will be decided.
+        tell: takes (node, text, since, until): who is waited for; since when, and when it is decided at the latest if
+            nothing changes, both in seconds since the epoch.
+        jitter: gives numbers in [0, 1), which spread the looks.
+        takes_over: what is to become of a node whose owner is lost, for the text: the core decides.
     """
 
     def __init__(
@@ -97,7 +112,9 @@ class Watcher:
         root: str,
         config: FuruConfig,
         post: Callable[[WatchEnded], None],
-        tell: Callable[[Node, str], None],
+        tell: Tell,
+        jitter: Callable[[], float] = lambda: 0.0,
+        takes_over: bool = True,
     ) -> None:
         self.root = root
         self.config = config
@@ -106,21 +123,30 @@ class Watcher:
         )
         self._post = post
         self._tell = tell
+        self._jitter = jitter
+        self._then = "taken over" if takes_over else "given up (retry_failed=False)"
         self._watched: dict[str, _Watched] = {}
+        self._before: dict[str, float] = {}
         self._wake = asyncio.Event()
         self._closed = False
         self._troubles = 0
 
     def watch(self, node: Node) -> None:
         """Begin to watch; the first look is immediate."""
-        now = asyncio.get_running_loop().time()
-        known = self._watched.get(node.hash)
-        self._watched[node.hash] = _Watched(node, known.since if known else now, now)
+        if node.hash not in self._watched:
+            now = asyncio.get_running_loop().time()
+            before = self._before.get(node.hash, 0.0)
+            self._watched[node.hash] = _Watched(node, now, now, clock.wall(), before)
         self._wake.set()
 
     def unwatch(self, node: str) -> None:
         """Stop watching."""
         self._watched.pop(node, None)
+
+    def told(self, node: str) -> str:
+        """What was last told about a node that is being watched; empty for others."""
+        item = self._watched.get(node)
+        return item.told if item is not None else ""
 
     def close(self) -> None:
         """End `run`."""
@@ -158,8 +184,8 @@ class Watcher:
             self._troubles = 0
 
     async def _round(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        due = [item for item in self._watched.values() if item.next_look <= now + 0.01]
+        soon = loop.time() + _TOGETHER
+        due = [item for item in self._watched.values() if item.next_look <= soon]
         if not due:
             return
         items = [(item.node.name, item.node.hash) for item in due]
@@ -174,31 +200,53 @@ class Watcher:
 
     def _judge(self, item: _Watched, sight: _Sight, now: float) -> None:
         item.interval = min(item.interval * _GROWTH, self.config.poll_interval_secs)
-        item.next_look = now + item.interval
+        interval = max(item.interval, len(self._watched) / LOOKS_PER_SEC)
+        item.next_look = now + interval * (1.0 - _SPREAD * self._jitter())
         seen = sight.look
         if seen is None:
-            self._say(item, f"the store gives no information: {sight.error}")
-            if item.seen is not None:
-                item.seen.restart(now)
+            if self._no_information(item, sight.error, now):
+                return
         elif seen.verdict == "published":
             item.node.generation = seen.generation
-            self._end(item, WatchEnded(item.node.hash, "published"))
+            self._end(item, WatchEnded(item.node.hash, "published"), now)
             return
         elif seen.verdict != "claimed":
-            failure = seen.end.failure if seen.end is not None else None
-            how = "ended" if failure is not None and failure.kind != "lost" else "lost"
-            self._end(item, WatchEnded(item.node.hash, how, failure=failure))  # type: ignore[arg-type]
+            self._end(item, _ended(item.node.hash, seen), now)
             return
         elif self._owner_lost(item, sight, seen, now):
             item.node.takeover = seen.generation
-            self._end(item, WatchEnded(item.node.hash, "lost", detail=describe_claim(seen.claim)))
+            who = describe_claim(seen.claim)
+            how = "is gone" if sight.dead else "gave no sign of life"
+            failure = Failure(kind="lost", message=f"its owner {how} and left it unfinished: {who}")
+            self._end(item, WatchEnded(item.node.hash, "lost", failure, who), now)
             return
+        else:
+            item.trouble_since = None
         longest = self.config.max_wait_secs
         if longest is not None:
-            item.next_look = min(item.next_look, item.since + longest)
-            if now - item.since >= longest:
+            end = item.since + longest - item.before
+            item.next_look = min(item.next_look, end)
+            if now >= end:
                 text = f"waited {longest:g} s (FURU_MAX_WAIT_SECS); last seen: {item.told}"
-                self._end(item, WatchEnded(item.node.hash, "timeout", detail=text))
+                self._end(item, WatchEnded(item.node.hash, "timeout", detail=text), now)
+
+    def _no_information(self, item: _Watched, error: str, now: float) -> bool:
+        """The store does not answer, which says nothing of the owner; True if it has lasted for too long."""
+        if item.seen is not None:
+            item.seen.restart(now)
+        if item.trouble_since is None:
+            item.trouble_since = now
+        end = item.trouble_since + self.config.infra_secs
+        if now >= end:
+            text = (
+                f"the store gave no information for {self.config.infra_secs:g} s (FURU_INFRA_SECS): {error}"
+            )
+            failure = Failure(kind="infrastructure", error_type="FuruStoreError", message=text)
+            self._end(item, WatchEnded(item.node.hash, "timeout", failure, text), now)
+            return True
+        item.next_look = min(item.next_look, end)
+        self._say(item, f"the store gives no information: {error}", end, now)
+        return False
 
     def _owner_lost(self, item: _Watched, sight: _Sight, seen: Look, now: float) -> bool:
         claim = seen.claim
@@ -215,17 +263,36 @@ class Watcher:
         # The owner is fenced before the next one starts, so it does no harm if it wakes up.
         if verdict == "lost" and (can_beat or sight.dead is not False):
             return True
+        if verdict == "lost":
+            item.seen.restart(now)
         patience = leases.limit(item.seen, self.rules)
         # Looks far apart prove nothing (see `leases.observe`), so a short lease is looked at more often.
         item.next_look = min(item.next_look, now + patience / 5)
-        self._say(item, f"waiting: {describe_claim(claim)}; taken over if silent for {patience:g} s")
+        text = f"waiting: {describe_claim(claim)}; {self._then} if silent for {patience:g} s"
+        self._say(item, text, leases.next_decision(item.seen, self.rules), now)
         return False
 
-    def _say(self, item: _Watched, text: str) -> None:
-        if text != item.told:
-            item.told = text
-            self._tell(item.node, text)
+    def _say(self, item: _Watched, text: str, until: float, now: float) -> None:
+        """Tell why a node waits, unless that has been told and holds."""
+        longest = self.config.max_wait_secs
+        if longest is not None:
+            until = min(until, item.since + longest - item.before)
+        if item.told.startswith(text) and now < item.until:
+            return
+        item.until = until
+        decided = clock.wall() + until - now
+        item.told = f"{text} (since {clock.of_day(item.began)}, next decision {clock.of_day(decided)})"
+        self._tell(item.node, item.told, item.began, decided)
 
-    def _end(self, item: _Watched, event: WatchEnded) -> None:
+    def _end(self, item: _Watched, event: WatchEnded, now: float) -> None:
         self._watched.pop(item.node.hash, None)
+        self._before[item.node.hash] = item.before + now - item.since
         self._post(event)
+
+
+def _ended(node: str, seen: Look) -> WatchEnded:
+    """Nobody holds the artifact any more, and there is no result."""
+    failure = seen.end.failure if seen.end is not None else None
+    if failure is None:
+        return WatchEnded(node, "lost", detail="; ".join(seen.notes[:1]))
+    return WatchEnded(node, "lost" if failure.kind == "lost" else "ended", failure, failure.message)

@@ -131,7 +131,8 @@ class WatchEnded(msgspec.Struct, frozen=True, tag=True):
     """The watcher of somebody else's claim has news.
 
     ``published``: their result is there. ``ended``: their attempt ended without one (``failure``). ``lost``: their
-    owner is gone, the node can be claimed. ``timeout``: FURU_MAX_WAIT_SECS is over.
+    owner is gone, the node can be claimed; with a ``failure`` if it left it unfinished. ``timeout``:
+    FURU_MAX_WAIT_SECS is over, or, with a ``failure`` of kind ``infrastructure``, the store gave no information.
     """
 
     node: NodeId

@@ -174,7 +174,8 @@ def _stored_failure(state: State, node: Node, event: Probed, out: Commands) -> N
     failure = event.failure or Failure(kind="compute", message=event.detail)
     trouble = node.troubled()
     trouble.note(f"stored: {failure.line()}")
-    stays = failure.kind in STANDING and not state.policy.retry_failed
+    # `lost` is told of a claim that is still open, whose owner is known to be dead.
+    stays = (failure.kind in STANDING or failure.kind == "lost") and not state.policy.retry_failed
     if stays and not state.planned:
         refuse(state, node, failure, out)
     elif stays or (trouble.taken_over and exhausted(failure, trouble.used, state.policy, node.rules)):
@@ -318,11 +319,15 @@ def _watch_ended(state: State, event: WatchEnded, now: float, out: Commands) -> 
             succeed(state, node, Phase.CACHED, out)
         case "lost":
             trouble.note(f"elsewhere: its owner is gone {event.detail}".rstrip())
+            if event.failure is not None and not state.policy.retry_failed:
+                fail(state, node, event.failure, out)
+                return
             begin(state, node, out)
         case "ended":
             failure = event.failure or Failure(kind="compute", message=event.detail)
             trouble.note(f"elsewhere: {failure.line()}")
-            if failure.kind in STANDING and not state.policy.retry_failed:
+            stays = failure.retryable is False or not state.policy.retry_failed
+            if (stays and failure.kind in STANDING) or (failure.kind == "protocol" and not failure.run_wide):
                 fail(state, node, failure, out)
                 return
             # Their failure costs nothing of our budgets: ours is the first attempt of this run.
@@ -332,7 +337,10 @@ def _watch_ended(state: State, event: WatchEnded, now: float, out: Commands) -> 
             message = event.detail or "it was computed elsewhere for longer than FURU_MAX_WAIT_SECS"
             failure = event.failure or Failure(kind="timeout", error_type="FuruWaitTimeout", message=message)
             trouble.note(failure.line())
-            fail(state, node, failure, out)
+            if failure.kind == "infrastructure":
+                end_all(state, node, failure, failure.message, out)
+            else:
+                fail(state, node, failure, out)
 
 
 # -- time and the end ------------------------------------------------------------------------------

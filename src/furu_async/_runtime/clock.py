@@ -22,3 +22,9 @@ def loop_time() -> float:
 def wall() -> float:
     """Seconds since the epoch; for records and for people, never for a decision."""
     return time.time()  # noqa: TID251  (this is the one place)
+
+
+def of_day(at: float) -> str:
+    """A wall time as the local time of day, for people; with the date where that is not today's."""
+    then, today = time.localtime(at), time.localtime(wall())
+    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%d %H:%M:%S", then)

@@ -10,11 +10,8 @@ def test_states_add_up_at_every_step() -> None:
     tally.feed(event("planned", counts={"cached": 1, "waiting": 3}), 0.0)
     steps = [
         event("node_done", 0, status="cached"),
-        event("node_ready", 1),
-        event("node_ready", 2),
         event("node_started", 1, attempt=1),
         event("node_retry", 1, attempt=1, message="compute: ValueError"),
-        event("node_ready", 1),
         event("node_started", 1, attempt=2),
         event("node_waiting", 2, message="pid 7 on host holds the claim"),
         event("node_done", 1, status="created"),
@@ -26,9 +23,9 @@ def test_states_add_up_at_every_step() -> None:
         snap = tally.snapshot(float(now))
         assert snap.total == 4
         assert snap.done == sum(snap.ended.values())
-        assert snap.done + snap.running + snap.ready + snap.waiting <= snap.total
+        assert snap.done + snap.running + snap.waiting <= snap.total
     assert snap.ended == {"created": 1, "cached": 2, "failed": 0, "skipped": 1, "cancelled": 0}
-    assert (snap.running, snap.ready, snap.waiting, snap.retries) == (0, 0, 0, 1)
+    assert (snap.running, snap.waiting, snap.retries) == (0, 0, 1)
 
 
 def test_a_wait_goes_on_from_its_beginning_when_its_reason_changes() -> None:
@@ -70,7 +67,7 @@ def test_remaining_time_knows_classes_apart() -> None:
     tally.feed(event("node_started", 3, name="Slow"), 3.0)
     tally.feed(event("node_done", 3, name="Slow", status="created"), 103.0)
     for node in range(4, 8):
-        tally.feed(event("node_ready", node, name="Quick"), 103.0)
+        tally.feed(event("node_started", node, name="Quick"), 103.0)
     assert tally.snapshot(103.0).remaining == 4.0
 
 
@@ -101,7 +98,7 @@ def test_ten_thousand_nodes_cost_little() -> None:
     events = [
         event(kind, node, status="created" if kind == "node_done" else "")
         for node in range(10_000)
-        for kind in ("node_ready", "node_started", "node_done")
+        for kind in ("node_waiting", "node_started", "node_done")
     ]
     began = time.process_time()
     for each in events:
