@@ -4,12 +4,13 @@ It runs no user code, so nothing a user does can starve its beat, and file work 
 interpreter lock nor hangs with it on a dead mount. What its death costs: the supervisor starts another, opens its
 runs again and repeats what was not answered; every step recognises its own work by its token. When the *supervisor*
 dies (end of file on the socket, or its process is gone), the keeper kills the process groups that were registered,
-then ends the claims that are still open as `lost`, so that whoever comes next need not wait.
+then ends the claims that are still open as `lost`, those of the runs last, so that whoever comes next need not wait.
 
 A frame is a length (4 bytes, big-endian) and a msgpack list of operations, the answer the list of their results in
 that order. An operation that fails harms no other. Operations, each a list that begins with its name:
 
-    open, root, run_id, wid, claim_json     -> ok             writes the beat, then the card, then beats
+    open, root, run_id, wid, claim_json, key, after           -> ok | taken
+                                                              card and beat, claims the run, beats
     claim, root, run_id, name, hash         -> claimed n | published n | taken n claim
     takeover, root, run_id, name, hash, n, reason             ends n as lost, ends what it left here, claims n+1
     publish, root, name, hash, n, end_json, power             -> published | fenced end | broken problems
@@ -17,8 +18,14 @@ that order. An operation that fails harms no other. Operations, each a list that
     invalidate, root, name, hash, n, why, run_id              -> ok done
     child, label, pid, start_time, token    -> ok             registers a process group
     child_gone, pid                         -> ok
-    close_run, root, run_id                 -> ok             ends its open claims as cancelled, stops its beat
-    close                                   -> ok             the same for all, and the process ends
+    close_run, root, run_id, how, counts, at, keep            -> ok
+                                                              ends its open claims as cancelled, then the run itself
+    close                                   -> ok             the same for all, as cancelled; the process ends
+
+``key`` is that of the call, empty if the run is never to be gone on with. ``after`` is 0 for a new run, else the
+generation of a dead controller's claim; ``taken``: somebody else goes on with that run, or it is over. ``how``
+the run ended, the ``counts`` of its nodes and when (``at``, for people) go into its end; with ``keep`` false, one that
+ended ``ok`` leaves nothing.
 
 Any of them may answer ``{"r": "error", "errno", "path", "text"}``.
 """
@@ -33,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from furu_async._store import atomic, fs
+from furu_async._store import runs
 from furu_async._store.artifacts import (
     ClaimReply,
     Look,
@@ -46,8 +53,8 @@ from furu_async._store.artifacts import (
 )
 from furu_async._store.artifacts import publish_encoded as publish
 from furu_async._store.beat import Beat
-from furu_async._store.card import Card
-from furu_async._store.layout import ArtifactPaths, WorkerPaths
+from furu_async._store.holding import HeldRun
+from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import children_of, end_children, end_left_behind
 from furu_async._store.records import ChildRecord, Claim, End, decode, encode
 from furu_async._store.sweep import Sweeper
@@ -66,19 +73,6 @@ Reply = dict[str, Any]
 _OK: Reply = {"r": "ok"}
 
 
-class _Run:
-    """A run that was opened: its card, its beat, and the claims it holds."""
-
-    __slots__ = ("beat", "card", "held", "run_id", "worker")
-
-    def __init__(self, run_id: str, worker: WorkerPaths, card: Card, beat: Beat) -> None:
-        self.run_id = run_id
-        self.worker = worker
-        self.card = card
-        self.beat = beat
-        self.held: dict[tuple[str, int], ArtifactPaths] = {}
-
-
 class Keeper:
     """Carries out operations; holds what has to be ended when the supervisor is gone.
 
@@ -89,8 +83,8 @@ class Keeper:
     def __init__(self, heartbeat: float) -> None:
         self.heartbeat = heartbeat
         self.closing = False
-        self._runs: dict[tuple[str, str], _Run] = {}
-        self._holders: dict[tuple[str, int], _Run] = {}
+        self._runs: dict[tuple[str, str], HeldRun] = {}
+        self._holders: dict[tuple[str, int], HeldRun] = {}
         self._children: dict[int, ChildRecord] = {}
         self._sweeper = Sweeper()
         self._operations: dict[str, Callable[..., Reply]] = {
@@ -129,41 +123,51 @@ class Keeper:
 
     # -- runs ------------------------------------------------------------------------------------------------
 
-    def _open(self, root: str, run_id: str, wid: str, claim_json: bytes) -> Reply:
+    def _open(
+        self, root: str, run_id: str, wid: str, claim_json: bytes, key: str = "", after: int = 0
+    ) -> Reply:
         record = decode(Claim, claim_json, "claim")
-        worker = WorkerPaths(root, run_id, wid)
+        run = HeldRun(root, run_id, wid, record, self.heartbeat, key)
         known = self._runs.get((root, run_id))
         if known is not None:
             if known.card.token != record.token:
                 return _error(f"run {run_id} is open already, with another token")
             return _OK
-        atomic.make_folders(worker.base)
-        beat = Beat(worker.beat, self.heartbeat)
-        beat.first()
-        card = Card(worker, record)
-        card.write()
-        for child in children_of(worker):
+        if not run.open(after):
+            return {"r": "taken"}
+        for child in children_of(run.worker):
             # Of an earlier keeper of the same supervisor, which died.
             self._children.setdefault(child.pid, child)
-        self._runs[root, run_id] = _Run(run_id, worker, card, beat)
+        self._runs[root, run_id] = run
         for child in self._children.values():
-            _record_child(worker, child)
-        self._start_beat(beat)
+            run.record_child(child)
+        self._start_beat(run.beat)
         return _OK
 
     def _start_beat(self, beat: Beat) -> None:
         beat.start()
 
-    def _run(self, root: str, run_id: str) -> _Run:
+    def _run(self, root: str, run_id: str) -> HeldRun:
         try:
             return self._runs[root, run_id]
         except KeyError:
             raise FuruError(f"run {run_id} is not open at {root}") from None
 
-    def _close_run(self, root: str, run_id: str) -> Reply:
+    def _close_run(
+        self,
+        root: str,
+        run_id: str,
+        how: runs.Ending = "cancelled",
+        counts: dict[str, int] | None = None,
+        at: float | None = None,
+        keep: bool = True,
+    ) -> Reply:
         run = self._runs.pop((root, run_id), None)
         if run is not None:
-            self._end_run(run, Failure(kind="cancelled", message="the run ended before it"))
+            failure = Failure(kind="cancelled", message="the run ended before it")
+            self._end_run(run, failure, how, counts, at)
+            if how == "ok" and not keep:
+                runs.remove_run(run.paths)
         return _OK
 
     def _close(self) -> Reply:
@@ -172,35 +176,17 @@ class Keeper:
             self._close_run(root, run_id)
         return _OK
 
-    def _end_run(self, run: _Run, failure: Failure | None) -> None:
-        """End what is still held (unless there is no failure to say), then remove beat and card; best effort."""
-        for (_, n), paths in list(run.held.items()) if failure is not None else ():
-            end = End(
-                generation=n,
-                token=run.card.token,
-                status="failure",
-                run_id=run.run_id,
-                hash=paths.hash,
-                failure=failure,
-            )
-            try:
-                finish(paths, n, end)
-            except OSError:
-                # Whoever wants it finds an owner without beat.
-                continue
+    def _end_run(
+        self,
+        run: HeldRun,
+        failure: Failure | None,
+        how: runs.Ending,
+        counts: dict[str, int] | None = None,
+        at: float | None = None,
+    ) -> None:
         for key in run.held:
             self._holders.pop(key, None)
-        run.beat.stop()
-        worker = run.worker
-        for pid in self._children:
-            atomic.try_unlink(f"{worker.children}/{pid}")
-        for path in (worker.beat, *run.card.files()):
-            atomic.try_unlink(path)
-        for folder in (worker.children, worker.base, os.path.dirname(worker.base)):
-            try:
-                fs.rmdir(folder)
-            except OSError:
-                pass
+        run.end(failure, how, counts, at, self._children)
 
     # -- children --------------------------------------------------------------------------------------------
 
@@ -208,13 +194,13 @@ class Keeper:
         child = ChildRecord(pid=int(pid), start_time=int(start_time), token=str(token))
         self._children[child.pid] = child
         for run in self._runs.values():
-            _record_child(run.worker, child)
+            run.record_child(child)
         return _OK
 
     def _child_gone(self, pid: int) -> Reply:
         if self._children.pop(pid, None) is not None:
             for run in self._runs.values():
-                atomic.try_unlink(f"{run.worker.children}/{pid}")
+                run.forget_child(pid)
         return _OK
 
     # -- artifacts -------------------------------------------------------------------------------------------
@@ -236,12 +222,12 @@ class Keeper:
                 return _seen_reply(paths, reply.look)
         return _error(f"{paths.base} changes hands all the time", errno.EAGAIN)
 
-    def _unfinished(self, run: _Run, paths: ArtifactPaths, seen: Look) -> bool:
+    def _unfinished(self, run: HeldRun, paths: ArtifactPaths, seen: Look) -> bool:
         """Our own claim whose answer never reached the supervisor: an error came after the link."""
         mine = seen.claim is not None and seen.claim.token == run.card.token
         return mine and (paths.base, seen.generation) not in self._holders
 
-    def _hold(self, run: _Run, paths: ArtifactPaths, n: int, notes: list[str]) -> Reply:
+    def _hold(self, run: HeldRun, paths: ArtifactPaths, n: int, notes: list[str]) -> Reply:
         key = (paths.base, n)
         run.held[key] = paths
         self._holders[key] = run
@@ -295,7 +281,7 @@ class Keeper:
         gone = end_children(list(self._children.values()))
         failure = Failure(kind="lost", message="its supervisor died") if gone else None
         for key in list(self._runs):
-            self._end_run(self._runs.pop(key), failure)
+            self._end_run(self._runs.pop(key), failure, "lost")
 
 
 def _error(text: str, number: int = 0) -> Reply:
@@ -327,15 +313,6 @@ def _own_end(end_json: bytes, n: int, status: str) -> End:
 def _end_owner(root: str, owner: Claim | None) -> None:
     if owner is not None:
         end_left_behind(root, owner, _END_SECONDS)
-
-
-def _record_child(worker: WorkerPaths, child: ChildRecord) -> None:
-    """Write it down for whoever takes over when both supervisor and keeper are dead; best effort."""
-    try:
-        atomic.make_folders(worker.children)
-        atomic.replace(f"{worker.children}/{child.pid}", encode(child))
-    except OSError:
-        pass
 
 
 def spawn(end: socket.socket, heartbeat: float) -> subprocess.Popen[bytes]:

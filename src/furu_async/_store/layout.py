@@ -6,6 +6,7 @@ nowhere else, so this is where ``../../x`` ends: each is checked against a stric
     <root>/data/<name as path>/<hash>/.furu/{claims,ends,invalid,jobs}/<n>
                                      /SUCCESS.json, attempts/<n>/, checkpoints/<n>/
     <root>/runs/<run_id>/run.json, claims/, ends/, journal.jsonl, workers/<wid>/{beat,card-<k>,children/<pid>}
+    <root>/runs/.unfinished/<key>/<run_id>
 """
 
 from __future__ import annotations
@@ -189,6 +190,15 @@ class RunPaths(_Generations):
 
     def worker(self, wid: str) -> WorkerPaths:
         return WorkerPaths(self.root, self.run_id, wid)
+
+    def unfinished(self, key: str) -> str:
+        """Its entry in the index of unfinished runs, under the key of the call."""
+        return f"{unfinished_folder(self.root, key)}/{self.run_id}"
+
+
+def unfinished_folder(root: str, key: str) -> str:
+    """The runs of one call that have not ended: a name for each."""
+    return f"{root}/runs/.unfinished/{check_hash(key)}"
 
 
 def beat_path(run_id: str, wid: str) -> str:

@@ -31,9 +31,11 @@ class _Steps(Keeper):
         super().__init__(heartbeat=1.0)
         self._sweeper = _NoSweeper()
 
-    def _open(self, root: str, run_id: str, wid: str, claim_json: bytes) -> dict[str, Any]:
+    def _open(
+        self, root: str, run_id: str, wid: str, claim_json: bytes, key: str = "", after: int = 0
+    ) -> dict[str, Any]:
         record = msgspec.structs.replace(decode(Claim, claim_json, "claim"), beat="")
-        return super()._open(root, run_id, wid, encode(record))
+        return super()._open(root, run_id, wid, encode(record), key, after)
 
     def _start_beat(self, beat: Beat) -> None:
         """A beat of virtual time would be a timer without end, and of real time a thread."""

@@ -1,0 +1,141 @@
+"""A run that a keeper holds: its card and beat, the claim on the run itself, and the artifacts' claims under it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+from furu_async._store import atomic, fs, runs
+from furu_async._store.artifacts import finish
+from furu_async._store.beat import Beat
+from furu_async._store.card import Card
+from furu_async._store.layout import ArtifactPaths, RunPaths, WorkerPaths
+from furu_async._store.records import ChildRecord, Claim, End, encode
+from furu_async.report import Failure
+
+
+class HeldRun:
+    """See the module. All methods block.
+
+    Args:
+        wid: names the supervisor's folder in the run's.
+        record: what its claims say.
+        heartbeat: seconds between two beats.
+        key: of the call; empty if nobody is ever to go on with the run.
+
+    Attributes:
+        generation: that the run itself is claimed under; 0 before `open`.
+        held: paths of artifacts by (folder, generation), whose claims have not ended.
+    """
+
+    __slots__ = ("_key", "beat", "card", "generation", "held", "paths", "run_id", "worker")
+
+    def __init__(
+        self, root: str, run_id: str, wid: str, record: Claim, heartbeat: float, key: str = ""
+    ) -> None:
+        self.run_id = run_id
+        self.paths = RunPaths(root, run_id)
+        self.worker = WorkerPaths(root, run_id, wid)
+        self.card = Card(self.worker, record)
+        self.beat = Beat(self.worker.beat, heartbeat)
+        self.generation = 0
+        self.held: dict[tuple[str, int], ArtifactPaths] = {}
+        self._key = key
+
+    def open(self, after: int) -> bool:
+        """Write card and beat, then claim the run; False if somebody else has it, or it is over.
+
+        Args:
+            after: 0 for a new run, else the generation of a dead controller's claim.
+
+        Raises:
+            OSError: a step failed. Nothing but the claim, if that was linked, is left behind.
+        """
+        try:
+            # A folder without a card would have no owner that whoever cleans up could ask about.
+            self.card.write()
+            self.beat.first()
+            self.generation = runs.claim_run(self.paths, after, self.card)
+        except OSError:
+            self.leave(())
+            raise
+        if not self.generation:
+            self.leave(())
+            return False
+        if self._key:
+            runs.enter(self.paths, self._key, self.card)
+        if after:
+            runs.sweep_workers(self.paths, os.path.basename(self.worker.base))
+        return True
+
+    def end(
+        self,
+        failure: Failure | None,
+        how: runs.Ending,
+        counts: Mapping[str, int] | None,
+        at: float | None,
+        children: Iterable[int],
+    ) -> None:
+        """End what is still held, then the run (unless there is no failure to say), then remove beat and card.
+
+        Best effort: where an end cannot be written, whoever wants it finds an owner without beat.
+
+        Args:
+            counts: nodes by how they ended.
+            at: seconds since the epoch, for people.
+            children: pids of those on record.
+        """
+        if failure is not None:
+            for (_, n), paths in list(self.held.items()):
+                self._end_artifact(paths, n, failure)
+            self._end_itself(how, counts, at)
+        self.beat.stop()
+        self.leave(children)
+
+    def _end_artifact(self, paths: ArtifactPaths, n: int, failure: Failure) -> None:
+        end = End(
+            generation=n,
+            token=self.card.token,
+            status="failure",
+            run_id=self.run_id,
+            hash=paths.hash,
+            failure=failure,
+        )
+        try:
+            finish(paths, n, end)
+        except OSError:
+            pass
+
+    def _end_itself(self, how: runs.Ending, counts: Mapping[str, int] | None, at: float | None) -> None:
+        """From then on nobody need find the run, unless it is lost."""
+        try:
+            runs.end_run(self.paths, self.generation, self.card.token, how, counts, at)
+        except OSError:
+            return
+        if self._key and how != "lost":
+            runs.leave(self.paths, self._key)
+
+    def leave(self, children: Iterable[int]) -> None:
+        """Remove what stands for a living supervisor; folders go if nothing else is in them."""
+        worker = self.worker
+        for pid in children:
+            atomic.try_unlink(f"{worker.children}/{pid}")
+        for path in (worker.beat, *self.card.files()):
+            atomic.try_unlink(path)
+        for folder in (worker.children, worker.base, self.paths.workers, self.paths.base):
+            try:
+                fs.rmdir(folder)
+            except OSError:
+                pass
+
+    def record_child(self, child: ChildRecord) -> None:
+        """Write it down for whoever takes over when both supervisor and keeper are dead; best effort."""
+        try:
+            atomic.make_folders(self.worker.children)
+            atomic.replace(f"{self.worker.children}/{child.pid}", encode(child))
+        except OSError:
+            pass
+
+    def forget_child(self, pid: int) -> None:
+        """Its process group is gone."""
+        atomic.try_unlink(f"{self.worker.children}/{pid}")
