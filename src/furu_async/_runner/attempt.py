@@ -30,7 +30,7 @@ from furu_async._runner.objects import Objects
 from furu_async._runner.restore import Snapshot
 from furu_async._runner.validity import judge
 from furu_async._runtime.config import FuruConfig, active_config, use_config
-from furu_async._store import results
+from furu_async._store import atomic, fs, results
 from furu_async._store.manifest import manifest_of, sync_tree
 from furu_async._store.records import ManifestEntry
 from furu_async.report import Failure
@@ -80,7 +80,7 @@ class Attempt:
         self.phase = "prepare"
         path = self.task.directory
         try:
-            if not os.listdir(path):
+            if not fs.listdir(path):
                 return
         except FileNotFoundError:
             return
@@ -88,7 +88,7 @@ class Attempt:
         # generation. Moved first: whoever still writes there writes into what is being deleted.
         folder, name = os.path.split(path)
         aside = os.path.join(folder, f".stale-{name}-{os.getpid()}-{time.monotonic_ns()}")
-        os.rename(path, aside)
+        fs.rename(path, aside)
         shutil.rmtree(aside, ignore_errors=True)
 
     def bind(self, obj: Furu[Any]) -> Furu[Any]:
@@ -122,7 +122,7 @@ class Attempt:
         if data is not None:
             self.result, self.value = "inline", data
         else:
-            os.makedirs(self.task.directory, exist_ok=True)
+            atomic.make_folders(self.task.directory)
             self.result = results.save(value, self.task.directory)
 
     def validate(self) -> None:

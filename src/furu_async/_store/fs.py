@@ -22,16 +22,18 @@ mkdir = os.mkdir
 open = os.open
 pwrite = os.pwrite
 read = os.read
+readlink = os.readlink
 rename = os.rename
 replace = os.replace
 rmdir = os.rmdir
+scandir = os.scandir
 stat = os.stat
 unlink = os.unlink
 write = os.write
 
 #: Calls that change something on disk; what a crash can fall between.
 CHANGING = ("fsync", "link", "mkdir", "open", "pwrite", "rename", "replace", "rmdir", "unlink", "write")
-NAMES = (*CHANGING, "close", "fstat", "listdir", "lstat", "read", "stat")
+NAMES = (*CHANGING, "close", "fstat", "listdir", "lstat", "read", "readlink", "scandir", "stat")
 
 
 def install(wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:

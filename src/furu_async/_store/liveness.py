@@ -15,6 +15,7 @@ import time
 from functools import lru_cache
 from typing import Protocol
 
+from furu_async._store import fs
 from furu_async._store.atomic import read_bytes
 from furu_async._store.layout import WorkerPaths, number, worker_of_beat
 from furu_async._store.records import ChildRecord, Claim, Damaged, Owner, decode
@@ -186,7 +187,7 @@ def end_left_behind(root: str, claim: Claim, timeout: float = 10.0) -> bool:
 def children_of(worker: WorkerPaths) -> list[ChildRecord]:
     """The process groups that a supervisor registered; records that cannot be read are left out."""
     try:
-        names = os.listdir(worker.children)
+        names = fs.listdir(worker.children)
     except OSError:
         return []
     found = []

@@ -39,7 +39,7 @@ def sync_tree(directory: str, exclude: Collection[str] = LOGS) -> list[ManifestE
     for path, size, is_link in _walk(directory, exclude, folders):
         full = f"{directory}/{path}"
         if is_link:
-            checksum = blake2b(os.fsencode(os.readlink(full)), digest_size=16).hexdigest()
+            checksum = blake2b(os.fsencode(fs.readlink(full)), digest_size=16).hexdigest()
         else:
             checksum = _checksum(full, sync=True)
         entries.append(ManifestEntry(path, size, checksum))
@@ -61,7 +61,7 @@ def _walk(directory: str, exclude: Collection[str], folders: list[str]) -> Itera
         here = f"{directory}/{prefix}"
         folders.append(here)
         try:
-            listing = os.scandir(here)
+            listing = fs.scandir(here)
         except FileNotFoundError:
             if not prefix:
                 folders.clear()
@@ -100,7 +100,7 @@ def _check(directory: str, path: str, mode: int) -> None:
     inside = os.path.realpath(directory)
     if target != inside and not target.startswith(inside + "/"):
         raise FuruComputeError(
-            f"the result has a symbolic link that leads out of its folder: {full} -> {os.readlink(full)}",
+            f"the result has a symbolic link that leads out of its folder: {full} -> {fs.readlink(full)}",
             "copy what it points to, or store the path as a value",
         )
 

@@ -77,12 +77,21 @@ def put(paths: ArtifactPaths, generation: int, source: str) -> None:
             continue
         if there is None:
             continue
-        if there.generation >= generation:
+        if there.generation > generation or (there.generation == generation and _tells(paths, source, there)):
             break
-        # An older generation's, left over: it was invalidated, or ours could not have been claimed.
+        # An older generation's, left over: it was invalidated, or ours could not have been claimed. Or one of this
+        # generation whose claim and end were lost with the disk, so that it was made again.
         remove(paths, there.generation)
     if atomic.exists(paths.invalid(generation)):
         remove(paths, generation)
+
+
+def _tells(paths: ArtifactPaths, source: str, there: End) -> bool:
+    """Whether a marker says the same as the end in ``source``, of which it is a copy."""
+    try:
+        return read_end(paths, source, there.generation).token == there.token
+    except Damaged:
+        return True
 
 
 def remove(paths: ArtifactPaths, generation: int) -> None:

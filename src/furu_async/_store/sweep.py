@@ -101,7 +101,7 @@ def _sweep_temps(paths: ArtifactPaths, n: int) -> None:
 
 def _remove_but(path: str, keep: frozenset[str]) -> None:
     try:
-        names = os.listdir(path) if keep else []
+        names = fs.listdir(path) if keep else []
     except OSError:
         return
     if not keep.intersection(names):

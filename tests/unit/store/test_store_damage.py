@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -419,3 +420,15 @@ def test_records_round_trip() -> None:
         history=["x"],
     )
     assert decode(End, encode(end), "x") == end
+
+
+@pytest.mark.fault("F13", "F30")
+def test_a_marker_whose_claims_and_ends_were_lost_gives_way_to_the_result_that_was_made_again(
+    root: str, paths: ArtifactPaths
+) -> None:
+    create(paths, owner_card(root, "a"), "old")
+    shutil.rmtree(paths.furu)
+    assert value(paths) == "old", "what is left of it is whole, and is used"
+    create(paths, owner_card(root, "b"), "made again")
+    assert value(paths) == "made again"
+    assert os.path.samefile(paths.marker, paths.end(1))
