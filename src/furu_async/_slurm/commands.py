@@ -1,4 +1,4 @@
-"""Running Slurm's commands: off the loop, with a deadline, in an environment that says nothing of the controller's own job.
+"""Running Slurm's commands: off the loop, with a deadline, in an environment without the controller's own job.
 
 A command runs in a process group of its own and in a thread of its own lane, so a caller that is cancelled loses no
 process, and a hung one starves nothing else. At the deadline the whole group is killed.
@@ -129,17 +129,19 @@ def _run(
         return Output(127, "", f"{argv[0]}: command not found ({error})")
     except OSError as error:
         return Output(126, "", f"{argv[0]} cannot be started, try again: {error}")
-    with process:
-        reader = _Reader(process, stdin.encode(), stop_on)
-        ended = reader.read(until)
-        if ended:
-            try:
-                process.wait(max(0.0, until - clock.monotonic()))
-            except subprocess.TimeoutExpired:
-                ended = False
-        if not ended:
-            _kill(process)
-        return Output(process.returncode if ended else None, reader.out(), reader.err(), reader.truncated)
+    reader = _Reader(process, stdin.encode(), stop_on)
+    ended = reader.read(until)
+    if ended:
+        try:
+            process.wait(max(0.0, until - clock.monotonic()))
+        except subprocess.TimeoutExpired:
+            ended = False
+    if not ended:
+        _kill(process)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    return Output(process.returncode if ended else None, reader.out(), reader.err(), reader.truncated)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -147,9 +149,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
     try:
         process.wait(_REAP_SECS)
     except subprocess.TimeoutExpired:
