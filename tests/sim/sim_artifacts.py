@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from furu_async import Furu, Retry
 
 
@@ -32,3 +34,13 @@ class Checked(Item):
 
     def _validate(self) -> bool:
         return True
+
+
+class Large(Furu[str]):
+    """A node whose result is a file of its own."""
+
+    number: int
+    inputs: tuple[Furu[Any], ...] = ()
+
+    def _create(self) -> str:
+        return str(self.number) * 5000

@@ -1,0 +1,255 @@
+"""What a simulated cluster is watched for: every ``_create`` and every end, with the true time, and what must be so."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from tests.sim.children import Attempt
+from tests.sim.processes import ClusterLoop, Process, here
+
+from furu_async._model.artifact import class_info
+from furu_async._store import artifacts, fs
+from furu_async._store.layout import ArtifactPaths
+from furu_async._store.look import Look
+from furu_async._store.manifest import missing_files
+from furu_async._store.marker import read_marker
+from furu_async._store.records import Claim, Damaged, End, decode
+
+_GRAINED = ("link", "rename", "replace", "unlink", "mkdir", "rmdir", "open", "listdir", "stat", "lstat", "pwrite")
+_SLACK = 0.97
+
+
+class Broken(AssertionError):
+    """A promise was broken.
+
+    Attributes:
+        harm: which of `tests.laboratory.HARMS`.
+    """
+
+    def __init__(self, harm: str, text: str) -> None:
+        super().__init__(f"{harm}: {text}")
+        self.harm = harm
+
+
+def path_of(root: str, obj: Any) -> ArtifactPaths:
+    """An artifact's place in the store."""
+    return ArtifactPaths(root, class_info(type(obj)).name, obj.furu_hash)
+
+
+def truth(call: Callable[..., Any], *args: Any) -> Any:
+    """Make a call as nobody's process: no fault, no waiting, the server's view."""
+    return contextvars.Context().run(call, *args)
+
+
+class Lost:
+    """An end that somebody else wrote.
+
+    Attributes:
+        silent: seconds since the last beat of the owner.
+        dead: the owner's process was dead.
+    """
+
+    def __init__(self, silent: float, dead: bool) -> None:
+        self.silent = silent
+        self.dead = dead
+
+
+class Watch:
+    """See the module.
+
+    Args:
+        lease: the shortest silence after which an owner may be taken for lost.
+    """
+
+    def __init__(self, loop: ClusterLoop, root: str, lease: float) -> None:
+        self.loop = loop
+        self.root = root
+        self.lease = lease
+        self.broken: Broken | None = None
+        self.trace: list[tuple[Any, ...]] = []
+        self.running: dict[str, list[Attempt]] = defaultdict(list)
+        self.attempts = 0
+        self.overlaps = 0
+        self.lost: dict[tuple[str, int], Lost] = {}
+        self.ends: set[tuple[str, int]] = set()
+        self.published: dict[str, int] = {}
+        self.beats: dict[str, float] = {}
+        self.owners: dict[tuple[str, str, int, int], Process] = {}
+
+    def break_(self, harm: str, text: str) -> None:
+        """Remember the first broken promise; raised at the end, for the caller may be in the middle of anything."""
+        self.trace.append((round(self.loop.now, 6), "BROKEN", harm, text))
+        if self.broken is None:
+            self.broken = Broken(harm, text)
+
+    def say(self, *what: Any) -> None:
+        """One more line of the trace."""
+        process = here.get()
+        self.trace.append((round(self.loop.now, 6), repr(process) if process else "", *what))
+
+    # -- _create ---------------------------------------------------------------------------------------------
+
+    def begun(self, attempt: Attempt) -> None:
+        """A ``_create`` begins."""
+        self.attempts += 1
+        self.say("begins", attempt.obj.number, attempt.generation)
+        for dep in attempt.obj.inputs:
+            problem = truth(self._unusable, dep)
+            if problem:
+                self.break_("torn", f"{attempt.obj!r} was begun, and its input {dep!r} {problem}")
+        others = [one for one in self.running[attempt.hash] if one.ended is None]
+        for other in others:
+            self.overlaps += 1
+            lost = self.lost.get((attempt.hash, other.generation))
+            if lost is None or not (lost.dead or lost.silent >= self.lease * _SLACK):
+                how = "had not ended" if lost is None else f"had been silent for {lost.silent:g} s only"
+                self.break_(
+                    "doubles",
+                    f"{attempt.obj!r} generation {attempt.generation} was begun while generation "
+                    f"{other.generation} ran, whose owner {other.owner!r} {how}",
+                )
+        self.running[attempt.hash] = [*others, attempt]
+
+    def ended(self, attempt: Attempt) -> None:
+        """A ``_create`` has ended, or was killed."""
+        self.say("ends", attempt.obj.number, attempt.generation, attempt.child.dead)
+
+    def _unusable(self, obj: Any) -> str:
+        paths = path_of(self.root, obj)
+        found: Look = artifacts.look(paths)
+        if found.verdict != "published" or found.end is None:
+            return f"is {found.verdict}"
+        missing = missing_files(paths.attempt(found.generation), found.end.manifest)
+        return f"has no {missing[0]}" if missing else ""
+
+    # -- ends ------------------------------------------------------------------------------------------------
+
+    def on_end(self, path: str) -> None:
+        """A file in ``ends/`` may be new."""
+        base, _, rest = path.partition("/.furu/ends/")
+        if not rest.isdigit() or "/data/" not in path:
+            return
+        key = base[-32:], int(rest)
+        if key in self.ends or not os.path.exists(path):
+            return
+        self.ends.add(key)
+        end = decode(End, _read(path), path)
+        kind = end.failure.kind if end.failure is not None else ""
+        self.say("end", key[0][:6], key[1], end.status, kind)
+        claim = self._claim(f"{base}/.furu/claims/{rest}")
+        if end.status == "failure":
+            if claim is None or claim.token != end.token:
+                self.lost[key] = self._how_lost(claim)
+            return
+        if claim is not None and claim.token != end.token:
+            self.break_("doubles", f"{path} is a success of who did not hold the claim")
+        if key[0] in self.published:
+            self.break_("doubles", f"{path}: published already in generation {self.published[key[0]]}")
+        self.published[key[0]] = key[1]
+        problems = missing_files(f"{base}/attempts/{rest}", end.manifest)
+        if problems:
+            self.break_("torn", f"{path} was published: {problems}")
+
+    def _claim(self, path: str) -> Claim | None:
+        try:
+            return decode(Claim, _read(path), path)
+        except (OSError, Damaged):
+            return None
+
+    def _how_lost(self, claim: Claim | None) -> Lost:
+        if claim is None:
+            return Lost(1e9, True)
+        owner = claim.owner
+        process = self.owners.get((owner.host, owner.boot_id, owner.pid, owner.start_time))
+        last = self.beats.get(f"{self.root}/{claim.beat}", -1e9)
+        return Lost(self.loop.now - last, process is None or process.dead)
+
+    def beaten(self, path: str) -> None:
+        """A beat was written."""
+        self.beats[path] = self.loop.now
+
+    # -- the store as a whole --------------------------------------------------------------------------------
+
+    def check_store(self, items: list[Any], tails_lost: bool) -> None:
+        """Published stays published and whole; every record can be read (``tails_lost``: or was cut by a crash)."""
+        for obj in items:
+            paths = path_of(self.root, obj)
+            if obj.furu_hash in self.published and not tails_lost:
+                problem = self._unusable(obj)
+                if problem:
+                    self.break_("lost", f"{obj!r} was published, and {problem}")
+            marked = self._marked(paths, tails_lost)
+            if marked is not None:
+                missing = missing_files(paths.attempt(marked.generation), marked.manifest)
+                if missing:
+                    self.break_("torn", f"{paths.marker} is there, and {missing}")
+            if not tails_lost:
+                self._check_records(paths)
+
+    def _marked(self, paths: ArtifactPaths, tails_lost: bool) -> End | None:
+        try:
+            return read_marker(paths)
+        except Damaged as error:
+            if not tails_lost:
+                self.break_("torn", str(error))
+            return None
+
+    def _check_records(self, paths: ArtifactPaths) -> None:
+        for folder, kind in ((paths.claims, Claim), (paths.ends, End)):
+            for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+                if name.isdigit():
+                    try:
+                        decode(kind, _read(f"{folder}/{name}"), f"{folder}/{name}")
+                    except Damaged as error:
+                        self.break_("torn", str(error))
+
+    # -- the seam --------------------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """Let others in between operations on the store, and see every end when it is linked."""
+        for name in fs.NAMES:
+            setattr(fs, name, self._wrap(name, getattr(fs, name)))
+
+    def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        operation = self.loop.operation
+        if name == "link":
+
+            def link(source: Any, target: Any, **options: Any) -> Any:
+                operation(name)
+                try:
+                    return real(source, target, **options)
+                finally:
+                    if "/.furu/ends/" in target:
+                        truth(self.on_end, target)
+
+            return link
+        if name == "listdir":
+
+            def listdir(path: Any) -> Any:
+                operation(name)
+                return sorted(real(path))
+
+            return listdir
+        if name not in _GRAINED:
+            alive = self.loop.alive
+
+            def short(*args: Any, **options: Any) -> Any:
+                alive()
+                return real(*args, **options)
+
+            return short
+
+        def grained(*args: Any, **options: Any) -> Any:
+            operation(name)
+            return real(*args, **options)
+
+        return grained
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
