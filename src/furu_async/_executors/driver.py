@@ -26,7 +26,7 @@ from furu_async._executors.planner import Planner
 from furu_async._executors.watcher import Watcher
 from furu_async._model.artifact import Furu, class_info, specs_of
 from furu_async._plan import commands as do
-from furu_async._plan.events import Event, Failed, Policy, Probed, Stop, Tick, Wanted
+from furu_async._plan.events import Event, Failed, Policy, Probed, Stop, Tick, Wanted, WatchEnded
 from furu_async._plan.machine import State, advance
 from furu_async._runner.validity import Validation
 from furu_async._runtime import clock
@@ -295,6 +295,10 @@ class Driver:
             node = self.nodes[event.node]
             node.last_failure = event.failure
             node.history = (*node.history, event.failure.line())[-20:]
+        elif (type(event) is WatchEnded or type(event) is Probed) and event.failure is not None:
+            where = "elsewhere" if type(event) is WatchEnded else "stored"
+            node = self.nodes[event.node]
+            node.history = (*node.history, f"{where}: {event.failure.line()}")[-20:]
         for command in advance(self.state, event, now):
             handler = self._handlers.get(type(command))
             if handler is None:

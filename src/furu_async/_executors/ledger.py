@@ -134,7 +134,7 @@ class Ledger:
             status=command.status,
             attempts=node.attempts,
             failure=failure,
-            history=node.history if command.status != "failed" else node.history[:-1],
+            history=_earlier(node.history, failure if command.status == "failed" else None),
             because=command.because,
             root=command.root,
             started_at=node.started_at,
@@ -184,6 +184,13 @@ class Ledger:
         if failure is not None:  # an attempt that wrote nothing has no folder of its own
             return failure.log_path or paths.base
         return paths.attempt(node.generation) if node.generation else paths.base
+
+
+def _earlier(history: tuple[str, ...], failure: Failure | None) -> tuple[str, ...]:
+    """What went wrong before the failure that is told in full."""
+    return (
+        history[:-1] if failure is not None and history and history[-1].endswith(failure.line()) else history
+    )
 
 
 def _with_attempt(failure: Failure, attempt: int) -> Failure:

@@ -9,6 +9,7 @@ decision was announced has passed without one.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,11 @@ _FIRST = 0.2
 _GROWTH = 1.5
 _SPREAD = 0.3
 """By how much of its length an interval may be shortened, so that waits that began together do not look together."""
-_TOGETHER = 0.02
-"""Looks that are due within so many seconds share a hop to a thread."""
-LOOKS_PER_SEC = 200
-"""With more waits than this bears at the slowest polling, each of them looks less often still."""
+_LOOKS_PER_SEC = 200
+"""With more waits than this bears, each of them looks less often, but five times in a lease."""
+_NODES_PER_REST = 5000
+"""A round goes through all waits, so it comes less often the more there are: after a second with so many."""
+_AT_ONCE = 50
 _MOST_TROUBLES = 5
 
 logger = logging.getLogger("furu_async")
@@ -130,6 +132,7 @@ class Watcher:
         self._wake = asyncio.Event()
         self._closed = False
         self._troubles = 0
+        self._rest_until = 0.0
 
     def watch(self, node: Node) -> None:
         """Begin to watch; the first look is immediate."""
@@ -161,11 +164,11 @@ class Watcher:
                 await self._wake.wait()
                 self._wake.clear()
                 continue
-            due = min(item.next_look for item in self._watched.values())
+            due = max(self._rest_until, min(item.next_look for item in self._watched.values()))
             with anyio.move_on_after(max(0.0, due - loop.time())):
                 await self._wake.wait()
             self._wake.clear()
-            if not self._closed:
+            if not self._closed and loop.time() >= self._rest_until:
                 await self._careful_round(loop)
 
     async def _careful_round(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -184,8 +187,8 @@ class Watcher:
             self._troubles = 0
 
     async def _round(self, loop: asyncio.AbstractEventLoop) -> None:
-        soon = loop.time() + _TOGETHER
-        due = [item for item in self._watched.values() if item.next_look <= soon]
+        now = loop.time()
+        due = self._due(now)
         if not due:
             return
         items = [(item.node.name, item.node.hash) for item in due]
@@ -193,15 +196,25 @@ class Watcher:
             sights = await DOOR.probe.run(_see, self.root, items, deadline=60.0)
         except BlockingTimeout as error:
             sights = [_Sight(error=f"{error} ({self.root} does not answer)")] * len(due)
-        now = loop.time()
-        for item, sight in zip(due, sights, strict=True):
+        for number, (item, sight) in enumerate(zip(due, sights, strict=True)):
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
             if self._watched.get(item.node.hash) is item:
-                self._judge(item, sight, now)
+                self._judge(item, sight, loop.time())
+
+    def _due(self, now: float) -> list[_Watched]:
+        """What is looked at in this round: the longest due first, and not more of them than the store is to bear."""
+        known = len(self._watched)
+        rate = max(_LOOKS_PER_SEC, 5 * known / min(self.rules.lease, self.rules.grace))
+        rest = min(1.0, known / _NODES_PER_REST)
+        due = (item for item in self._watched.values() if item.next_look <= now + 0.01)
+        chosen = heapq.nsmallest(_AT_ONCE + int(rate * rest), due, key=lambda item: item.next_look)
+        self._rest_until = now + max(rest, len(chosen) / rate)
+        return chosen
 
     def _judge(self, item: _Watched, sight: _Sight, now: float) -> None:
         item.interval = min(item.interval * _GROWTH, self.config.poll_interval_secs)
-        interval = max(item.interval, len(self._watched) / LOOKS_PER_SEC)
-        item.next_look = now + interval * (1.0 - _SPREAD * self._jitter())
+        item.next_look = now + item.interval * (1.0 - _SPREAD * self._jitter())
         seen = sight.look
         if seen is None:
             if self._no_information(item, sight.error, now):
