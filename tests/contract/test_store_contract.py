@@ -1,13 +1,17 @@
-"""One suite over all ways to reach the store: the functions, a keeper's operations, a keeper's process.
+"""One suite over all ways to reach the store: the functions, a keeper's operations, a keeper's process; and the first
+two from two hosts of a shared file system, whose views are stale and whose replies get lost.
 
 Whoever adds another (a memory store, a remote one) adds it to ``WAYS``.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import msgspec
@@ -20,6 +24,7 @@ from furu_async._store.layout import ArtifactPaths, RunPaths, beat_path
 from furu_async._store.liveness import this_owner
 from furu_async._store.manifest import manifest_of
 from furu_async._store.records import Claim, End, decode, encode
+from furu_async._testing.storage import SimulatedStorage, StorageFaults
 from furu_async.report import Failure
 
 NAME = "pkg.Train"
@@ -47,22 +52,30 @@ def record(name: str) -> Claim:
     )
 
 
+class _Error(Exception):
+    """What an operation answered."""
+
+
 class Functions:
     def __init__(self, root: str, name: str) -> None:
         self.root = root
         self.card = Card(RunPaths(root, f"r-{name}").worker("w"), record(name))
         self.card.write()
         self.paths = ArtifactPaths(root, NAME, HASH)
+        self.held: set[str] = set()
 
     def claim(self, hash: str = HASH) -> tuple[str, int]:
         paths = ArtifactPaths(self.root, NAME, hash)
         seen = artifacts.look(paths)
         if seen.verdict == "free":
-            return self._answer(artifacts.claim(paths, seen.next_generation, self.card))
+            return self._answer(hash, artifacts.claim(paths, seen.next_generation, self.card))
+        if seen.claim is not None and seen.claim.token == self.card.token and hash not in self.held:
+            return self._answer(hash, artifacts.claim(paths, seen.generation, self.card))
         return ("published" if seen.verdict == "published" else "taken"), seen.generation
 
-    @staticmethod
-    def _answer(reply: artifacts.ClaimReply) -> tuple[str, int]:
+    def _answer(self, hash: str, reply: artifacts.ClaimReply) -> tuple[str, int]:
+        if reply.r == "claimed":
+            self.held.add(hash)
         return reply.r, reply.look.generation if reply.look is not None else reply.generation
 
     def publish(self, n: int, end: End) -> str:
@@ -72,7 +85,7 @@ class Functions:
         return artifacts.finish(self.paths, n, end).r
 
     def takeover(self, n: int) -> tuple[str, int]:
-        return self._answer(artifacts.takeover(self.paths, n, self.card, "silent"))
+        return self._answer(HASH, artifacts.takeover(self.paths, n, self.card, "silent"))
 
     def invalidate(self, n: int) -> bool:
         return artifacts.invalidate(self.paths, n, "again")
@@ -91,7 +104,10 @@ class Operations:
         self.keeper = Keeper(15.0)
 
     def _ask(self, *op: Any) -> Any:
-        return self.keeper.handle(list(op))
+        reply = self.keeper.handle(list(op))
+        if reply["r"] == "error":
+            raise _Error(reply)
+        return reply
 
     def claim(self, hash: str = HASH) -> tuple[str, int]:
         reply = self._ask("claim", self.root, self.run_id, NAME, hash)
@@ -135,16 +151,91 @@ class Process(Operations):
         self.socket.close()
 
 
+class OnHost:
+    """A store as one host sees it; asks again after an error, and where its view may be stale, as a run does."""
+
+    host = ""
+    now = 0.0
+
+    def __init__(self, way: type[Store], root: str, name: str) -> None:
+        self.name = name
+        self.paths = ArtifactPaths(root, NAME, HASH)
+        self.store: Store = self._ask(way, root, name)
+
+    def _ask(self, what: Callable[..., Any], *args: Any) -> Any:
+        for _ in range(100):
+            before, OnHost.host = OnHost.host, self.name
+            try:
+                return what(*args)
+            except (OSError, _Error):
+                OnHost.now += STALE_SECS / 10
+            finally:
+                OnHost.host = before
+        raise AssertionError("no answer after a hundred tries")
+
+    def _ask_twice(self, what: Callable[..., Any], *args: Any) -> Any:
+        answer = self._ask(what, *args)
+        if answer in ("broken", False) or (isinstance(answer, tuple) and answer[0] == "taken"):
+            OnHost.now += STALE_SECS
+            return self._ask(what, *args)
+        return answer
+
+    def claim(self, hash: str = HASH) -> tuple[str, int]:
+        answer: tuple[str, int] = self._ask_twice(self.store.claim, hash)
+        return answer
+
+    def publish(self, n: int, end: End) -> str:
+        return str(self._ask_twice(self.store.publish, n, end))
+
+    def finish(self, n: int, end: End) -> str:
+        return str(self._ask(self.store.finish, n, end))
+
+    def takeover(self, n: int) -> tuple[str, int]:
+        answer: tuple[str, int] = self._ask_twice(self.store.takeover, n)
+        return answer
+
+    def invalidate(self, n: int) -> bool:
+        there = os.path.exists(self.paths.invalid(n))
+        # What an earlier try did is not known to a later one as its own.
+        done = bool(self._ask_twice(self.store.invalidate, n))
+        return done or os.path.exists(self.paths.invalid(n)) != there
+
+    def close(self) -> None:
+        self._ask(self.store.close)
+
+
 WAYS: dict[str, Any] = {"functions": Functions, "operations": Operations, "process": Process}
+STALE_SECS = 60.0
+TROUBLES: dict[str, StorageFaults] = {
+    "stale views": StorageFaults(stale_secs=STALE_SECS),
+    "lost replies": StorageFaults(lost_reply=0.3),
+    "errors": StorageFaults(errors={errno.EIO: 0.05, errno.ENOSPC: 0.05, errno.ESTALE: 0.05}),
+    "all of it": StorageFaults(stale_secs=STALE_SECS, lost_reply=0.1, errors={errno.EIO: 0.05}),
+}
+SEEDS = 4
+SHARED = [
+    (way, trouble, seed)
+    for way in ("functions", "operations")
+    for trouble in TROUBLES
+    for seed in range(1 if trouble == "stale views" else SEEDS)
+]
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=[*WAYS, *SHARED], ids=str)
 def two(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[tuple[Store, Store]]:
     """Two supervisors at one store."""
-    made = [WAYS[request.param](str(tmp_path), name) for name in ("a", "b")]
-    yield made[0], made[1]
-    for store in made:
-        store.close()
+    root = str(tmp_path)
+    with ExitStack() as stack:
+        if isinstance(request.param, str):
+            made = [WAYS[request.param](root, name) for name in ("a", "b")]
+        else:
+            way, trouble, seed = request.param
+            rng, faults = random.Random(seed), TROUBLES[trouble]
+            stack.enter_context(SimulatedStorage(root, lambda: OnHost.now, rng, lambda: OnHost.host, faults))
+            made = [OnHost(WAYS[way], root, name) for name in ("a", "b")]
+        yield made[0], made[1]
+        for store in made:
+            store.close()
 
 
 @pytest.fixture
@@ -184,9 +275,9 @@ def test_claim_compute_publish(two: Two, paths: ArtifactPaths) -> None:
     end = compute(paths, 1, "x", "a")
     assert published(paths) is None
     assert a.publish(1, end) == "published"
-    assert artifacts.is_marked(paths)
     assert b.claim() == ("published", 1)
     assert published(paths) == "x"
+    assert artifacts.is_marked(paths)
 
 
 def test_failure_frees_the_next_generation(two: Two, paths: ArtifactPaths) -> None:
