@@ -17,6 +17,7 @@ import gc
 import heapq
 import random
 import sys
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -362,6 +363,9 @@ class ClusterLoop(VirtualLoop):
         before, Lane.stand_in = Lane.stand_in, self._take_call
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         self.set_exception_handler(lambda *_: None)
+        warned = warnings.catch_warnings()
+        warned.__enter__()
+        warnings.simplefilter("ignore")  # coroutines that were killed before their first step
         try:
             for process in self.processes:
                 process.on_death.clear()
@@ -374,6 +378,7 @@ class ClusterLoop(VirtualLoop):
                 process.tasks.clear()
             gc.collect(0)
         finally:
+            warned.__exit__(None, None, None)
             Lane.stand_in, sys.unraisablehook = before, hook
         return left
 

@@ -275,6 +275,16 @@ def test_a_cancelled_run_does_not_wait_for_a_store_that_hangs(lane: str) -> None
     assert run_virtual(main(), seed=1) <= CANCEL_SECS
 
 
+@pytest.mark.fault("F33")
+def test_a_run_leaves_nothing_in_the_threads_that_asyncio_waits_for() -> None:
+    async def main() -> object:
+        report = await run_dag(Item(number=1), executor=FakeExecutor())
+        assert (Path(report.run_dir) / "journal.jsonl").exists()
+        return getattr(asyncio.get_running_loop(), "_default_executor", None)
+
+    assert run_virtual(main()) is None  # a mount that hangs while the journal is closed would hang the exit
+
+
 @pytest.mark.fault("F99")
 def test_a_task_of_ours_that_crashes_ends_the_run_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
     async def crash(self: Watcher) -> None:

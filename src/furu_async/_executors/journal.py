@@ -60,8 +60,12 @@ class Journal:
             if not self._path:
                 continue
             try:
-                async with aiofiles.open(self._path, "ab", buffering=0, executor=DOOR.logs) as file:
+                # As a context manager it would be closed in the loop's own threads, for which asyncio.run waits.
+                file = await aiofiles.open(self._path, "ab", buffering=0, executor=DOOR.logs)
+                try:
                     await self._append(file)
+                finally:
+                    await file.close()
             except OSError as error:
                 self.trouble = f"the journal {self._path} cannot be written: {error}"
                 return
