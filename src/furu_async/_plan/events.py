@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from furu_async.report import Failure
+from furu_async.report import Failure, FailureKind
 
 NodeId = str
 
@@ -80,6 +80,8 @@ class Probed(msgspec.Struct, frozen=True, tag=True):
     ``failure``; tried again or not by policy). ``busy``: a claim without an end, of somebody else. ``unknown``:
     infrastructure trouble; ``jitter`` in [0, 1) spreads the backoff then.
     ``deps`` and ``rules`` are given for every verdict but ``valid`` and ``unknown``: only then the core looks below.
+    ``spent``: failures by kind that an earlier controller of this very run counted, and ``last``, the last of them.
+    They are heard once, when the core first looks below.
     """
 
     node: NodeId
@@ -89,6 +91,8 @@ class Probed(msgspec.Struct, frozen=True, tag=True):
     failure: Failure | None = None
     detail: str = ""
     jitter: float = 0.0
+    spent: dict[FailureKind, int] = {}
+    last: Failure | None = None
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):

@@ -51,11 +51,13 @@ def _check_counters(state: State, node: Node) -> None:
     _demand(node.spec < node.rules.specs, "a node has the specification it is to run with", node)
     used = node.trouble.used if node.trouble is not None else {}
     _demand(node.attempts <= 1 + sum(used.values()), "attempts are one more than failures at most", node)
-    if node.trouble is not None and node.trouble.taken_over:
-        return  # what the earlier controller counted is what it is
+    spent = node.trouble.spent if node.trouble is not None else {}
     for kind, failures in used.items():
         limit = budget(kind, state.policy, node.rules)
-        _demand(limit is None or failures <= limit + 1, f"no more attempts than the budget of {kind}", node)
+        if limit is not None:
+            # What an earlier controller counted is what it is; after it at most one more than the budget leaves.
+            most = max(limit, spent.get(kind, 0)) + 1
+            _demand(failures <= most, f"no more attempts than the budget of {kind}", node)
 
 
 def _check_unfinished(state: State, node: Node, timers: set[tuple[float, str]], held: set[Node]) -> None:

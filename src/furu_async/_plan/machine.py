@@ -50,6 +50,7 @@ from furu_async._plan.steps import (
     fail,
     launch,
     put_aside,
+    recall,
     refuse,
     replan,
     restore_final,
@@ -130,6 +131,8 @@ def _probed(state: State, event: Probed, now: float, out: Commands) -> None:
     if node.deps is None:
         node.below = event.deps
         node.rules = event.rules
+        if event.spent and recall(state, node, event, out):
+            return
     if was is not None and _is_gone_too_often(state, node, out):
         return
     if verdict == "absent":
@@ -170,15 +173,14 @@ def _no_answer(state: State, node: Node, event: Probed, now: float, out: Command
 
 
 def _stored_failure(state: State, node: Node, event: Probed, out: Commands) -> None:
-    """The store says that the newest attempt failed: to be done, unless policy or budget say that this stays."""
+    """The store says that the newest attempt failed: to be done, unless the policy says that this stays."""
     failure = event.failure or Failure(kind="compute", message=event.detail)
-    trouble = node.troubled()
-    trouble.note(f"stored: {failure.line()}")
+    node.troubled().note(f"stored: {failure.line()}")
     # `lost` is told of a claim that is still open, whose owner is known to be dead.
     stays = (failure.kind in STANDING or failure.kind == "lost") and not state.policy.retry_failed
     if stays and not state.planned:
         refuse(state, node, failure, out)
-    elif stays or (trouble.taken_over and exhausted(failure, trouble.used, state.policy, node.rules)):
+    elif stays:
         fail(state, node, failure, out)
     else:
         begin(state, node, out)
@@ -319,9 +321,10 @@ def _watch_ended(state: State, event: WatchEnded, now: float, out: Commands) -> 
             succeed(state, node, Phase.CACHED, out)
         case "lost":
             trouble.note(f"elsewhere: its owner is gone {event.detail}".rstrip())
-            if event.failure is not None and not state.policy.retry_failed:
-                fail(state, node, event.failure, out)
-                return
+            if event.failure is not None:
+                if not state.policy.retry_failed:
+                    return fail(state, node, event.failure, out)
+                out.append(Retrying(node.id, event.failure, node.attempts + 1, now))
             begin(state, node, out)
         case "ended":
             failure = event.failure or Failure(kind="compute", message=event.detail)

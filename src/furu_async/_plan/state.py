@@ -26,7 +26,7 @@ class Trouble:
     """What only a node has that did not go smoothly; made when first needed.
 
     Attributes:
-        used: failures of this run by kind, those before a take-over of the run included.
+        used: failures of this run by kind, those that an earlier controller counted included.
         failure: the last failure of an attempt of this run.
         lines: short lines of what went wrong, oldest first, bounded.
         since: monotonic seconds of the first infrastructure trouble without success since, or None.
@@ -35,7 +35,7 @@ class Trouble:
         then: what it does then: `PROBING` or `READY`.
         was: the final phase of a node whose result is being looked for again, or None.
         detail: who has its claim.
-        taken_over: counts of an earlier controller are in ``used``.
+        spent: what of ``used`` an earlier controller counted.
     """
 
     __slots__ = (
@@ -43,7 +43,7 @@ class Trouble:
         "failure",
         "lines",
         "since",
-        "taken_over",
+        "spent",
         "then",
         "troubles",
         "used",
@@ -61,7 +61,7 @@ class Trouble:
         self.then: Phase = Phase.READY
         self.was: Phase | None = None
         self.detail: str = ""
-        self.taken_over: bool = False
+        self.spent: Mapping[FailureKind, int] = {}
 
     def note(self, line: str) -> None:
         """Remember a line of the node's story; the oldest but one goes first, since the first tells most."""
@@ -158,7 +158,6 @@ class State:
         "policy",
         "refused",
         "reopened",
-        "restored",
         "targets",
         "timers",
         "unplanned",
@@ -187,7 +186,6 @@ class State:
         self.why_stopped: Why = ""
         self.detail: str = ""
         self.timers: list[tuple[float, NodeId]] = []
-        self.restored: Mapping[NodeId, Mapping[FailureKind, int]] = {}
         self.finished: bool = False
 
     # -- questions ---------------------------------------------------------------------------------
@@ -266,12 +264,6 @@ class State:
     def is_due(at: float, node: Node) -> bool:
         """Whether a timer still means something."""
         return node.phase is Phase.BACKOFF and node.trouble is not None and node.trouble.wake == at
-
-    def restore(self, attempts: Mapping[NodeId, Mapping[FailureKind, int]]) -> None:
-        """Continue with the counts of a dead controller: failures by kind, by node. Before `Wanted`."""
-        if self.targets is not None:
-            raise FuruInternalError("State.restore was called after the run began")
-        self.restored = attempts
 
     def move(self, node: Node, phase: Phase) -> None:
         """Change a node's phase.

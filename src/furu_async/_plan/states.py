@@ -63,7 +63,7 @@ TRANSITIONS: dict[Phase, dict[Phase, str]] = {
         Phase.CREATED: "a created result that a dependent missed is there after all",
         Phase.CACHED: "valid",
         Phase.FAILED: "its stored failure stays, or the store gave no answer for too long",
-        **_STOPPED,
+        Phase.SKIPPED: _STOPPED[Phase.SKIPPED],
     },
     Phase.WAITING: {
         Phase.READY: "the last dependency became available",

@@ -8,8 +8,8 @@ once.
 from __future__ import annotations
 
 from furu_async._plan.commands import Command, Ended, Kill, Probe, Retrying, Start, TakeBack, Unwatch
-from furu_async._plan.events import NodeId
-from furu_async._plan.retry import STANDING, Again
+from furu_async._plan.events import NodeId, Probed
+from furu_async._plan.retry import STANDING, Again, exhausted
 from furu_async._plan.state import Node, State, Why
 from furu_async._plan.states import FIRST_BLOCKING, FIRST_FINAL, Phase
 from furu_async.report import Failure
@@ -30,11 +30,6 @@ def admit(state: State, node_id: NodeId, level: int, out: Commands) -> Node:
     state.live += 1
     state.unplanned += 1
     state.move(node, _PROBING)
-    if state.restored and (used := state.restored.get(node_id)):
-        trouble = node.troubled()
-        trouble.used.update(used)
-        trouble.taken_over = True
-        node.attempts = sum(used.values())
     if state.mode == "run":
         out.append(Probe(node_id))
     else:
@@ -57,11 +52,31 @@ def begin(state: State, node: Node, out: Commands) -> None:
             deps.append(dep)
         node.deps = tuple(deps)
         node.below = ()
-        if node.trouble is not None:  # of a run that was taken over
+        if node.trouble is not None:  # of a run that an earlier controller began
             used = node.trouble.used
             node.spec = min(used.get("timeout", 0) + used.get("oom", 0), node.rules.specs - 1)
     if await_deps(state, node, out):
         launch(state, node, out)
+
+
+def recall(state: State, node: Node, event: Probed, out: Commands) -> bool:
+    """Go on with what an earlier controller of this run counted; True if the node had failed for good there."""
+    trouble = node.troubled()
+    if trouble.spent:
+        return False
+    trouble.spent = event.spent
+    for kind, times in event.spent.items():
+        trouble.used[kind] = trouble.used.get(kind, 0) + times
+        node.attempts += times
+    last = event.last
+    if last is None:
+        return False
+    trouble.failure = last
+    trouble.note(f"before: {last.line()}")
+    if not exhausted(last, trouble.used, state.policy, node.rules):
+        return False
+    fail(state, node, last, out)
+    return True
 
 
 def await_deps(state: State, node: Node, out: Commands) -> bool:

@@ -81,9 +81,9 @@ class World(Checks):
         self.failed = {node: FAILURES[KINDS[int(rnd() * len(KINDS))]] for node in self.deps if rnd() < 0.06}
         self.busy = {node for node in self.deps if rnd() < 0.06}
         self.state = State(self.policy)
-        if rnd() < 0.1:
-            self.state.restore({node: {"compute": 1, "timeout": 1} for node in self.deps if rnd() < 0.3})
-        self.restored = bool(self.state.restored)
+        # An earlier controller of this run counted; it may have used up a budget, or, badly, more than that.
+        share = rnd() * 0.6 if rnd() < 0.2 else 0.0
+        self.spent = {node: self.draw_spent() for node in self.deps if rnd() < share}
         self.now = rnd() * 1e6
         self.todo: list[
             tuple[str, str, int]
@@ -220,18 +220,25 @@ class World(Checks):
 
     # -- the store, the executor, the others -------------------------------------------------------
 
+    def draw_spent(self) -> dict[FailureKind, int]:
+        """What was counted of a node before."""
+        rnd = self.rnd
+        kinds = [KINDS[int(rnd() * len(KINDS))] for _ in range(1 + int(rnd() * 3))]
+        return {kind: 1 + int(rnd() * (6 if rnd() < 0.2 else 2)) for kind in kinds}
+
     def probe(self, node: str) -> Event:
         rnd = self.rnd
         if self.p_fail and rnd() < 0.04:
             return Probed(node, "unknown", detail="EIO", jitter=rnd())
         if node in self.there:
             return Probed(node, "valid")
-        deps, rules = self.deps[node], self.rules[node]
+        deps, rules, spent = self.deps[node], self.rules[node], self.spent.get(node, {})
+        last = FAILURES[next(iter(spent))] if spent else None
         if node in self.busy:
-            return Probed(node, "busy", deps, rules, detail="someone")
+            return Probed(node, "busy", deps, rules, detail="someone", spent=spent, last=last)
         if node in self.failed:
-            return Probed(node, "failed", deps, rules, self.failed[node])
-        return Probed(node, "absent", deps, rules)
+            return Probed(node, "failed", deps, rules, self.failed[node], spent=spent, last=last)
+        return Probed(node, "absent", deps, rules, spent=spent, last=last)
 
     def watch_end(self, node: str) -> Event:
         self.busy.discard(node)

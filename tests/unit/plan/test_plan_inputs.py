@@ -1,4 +1,4 @@
-"""Inputs that are not there when a node starts, and runs that are taken over from a dead controller."""
+"""Inputs that are not there when a node starts, and runs that a dead controller began."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 from plan_env import failure
 
 from furu_async._plan.events import NodeRules
-from furu_async.errors import FuruInternalError
 
 
 class TestInputs:
@@ -151,56 +150,91 @@ class TestInputs:
         assert env.phases() == {"a": "cancelled", "b": "created", "c": "cached"}
 
 
-class TestTakenOver:
-    """A controller that takes a run over goes on counting."""
+class TestGoneOnWith:
+    """A controller that goes on with a dead one's run goes on counting."""
 
     @pytest.mark.fault("F94")
-    def test_failures_before_the_take_over_count(self, run_of):
+    def test_failures_before_count(self, run_of):
         env = run_of("a")
-        env.state.restore({"a": {"compute": 3, "preempted": 1}})
         env.want()
-        env.probed("a", "failed", failure())
+        env.probed("a", "absent", spent={"compute": 3, "preempted": 1}, last=failure())
         env.expect("probe a", "start a #5", "planned")
+        assert env.state.attempts("a") == 4
         env.fail_when_running("a")
         env.expect("a failed compute", "end not ok")
 
+    @pytest.mark.fault("F94")
     def test_a_node_that_had_failed_for_good_stays_failed(self, run_of):
         env = run_of("a: b")
-        env.state.restore({"b": {"compute": 4}})
         env.want()
         env.absent("a")
-        env.probed("b", "failed", failure())
+        env.probed("b", "absent", spent={"compute": 4}, last=failure())
         env.expect(
             "probe a", "probe b", "b failed compute", "a skipped dependency b", "planned", "end not ok"
+        )
+        assert env.state.history("b") == ("before: compute: ValueError: boom",)
+
+    @pytest.mark.parametrize("verdict", ["busy", "failed"])
+    def test_it_stays_failed_whatever_others_do_with_it(self, run_of, verdict):
+        env = run_of("a")
+        env.want()
+        env.probed("a", verdict, failure("killed"), spent={"compute": 4}, last=failure())
+        env.expect("probe a", "a failed compute", "planned", "end not ok")
+
+    def test_what_is_not_worth_a_retry_is_not_tried_again(self, run_of):
+        env = run_of("a")
+        env.want()
+        env.probed("a", "absent", spent={"compute": 1}, last=failure(retryable=False))
+        env.expect("probe a", "a failed compute", "planned", "end not ok")
+
+    def test_failures_of_others_do_not_count(self, run_of):
+        env = run_of("a", compute_retries=0)
+        env.want()
+        env.probed("a", "failed", failure())
+        env.expect("probe a", "start a", "planned")
+
+    def test_a_failure_of_this_run_is_no_reason_to_refuse_it(self, run_of):
+        env = run_of("a: b c", retry_failed=False)
+        env.want()
+        env.absent("a", "c")
+        env.probed("b", "absent", spent={"compute": 1}, last=failure())
+        env.expect(
+            "probe a",
+            "probe b",
+            "probe c",
+            "b failed compute",
+            "a skipped dependency b",
+            "planned",
+            "start c",
         )
 
     def test_trouble_is_no_reason_to_stay_failed(self, run_of):
         env = run_of("a")
-        env.state.restore({"a": {"infrastructure": 4}})
         env.want()
-        env.probed("a", "failed", failure("infrastructure"))
+        env.probed("a", "absent", spent={"infrastructure": 4}, last=failure("infrastructure"))
         env.expect("probe a", "start a #5", "planned")
 
     def test_the_specification_goes_on_where_it_was(self, run_of):
         env = run_of("a")
         env.rules["a"] = NodeRules(specs=3)
-        env.state.restore({"a": {"timeout": 1}, "other": {"oom": 1}})
         env.want()
-        env.absent("a")
+        env.probed("a", "absent", spent={"timeout": 1}, last=failure("timeout"))
         env.expect("probe a", "start a #2 spec 1", "planned")
         env.fail_when_running("a", "oom")
         env.expect("retry a oom", "start a #3 spec 2")
 
     def test_a_node_that_had_begun_is_cancelled_not_skipped(self, run_of):
-        env = run_of("a")
-        env.state.restore({"a": {"lost": 1}})
+        env = run_of("a: b")
         env.want()
+        env.probed("a", "absent", spent={"lost": 1}, last=failure("lost"))
         env.stop()
-        env.expect("probe a", "a cancelled", "end not ok cancel")
+        env.expect("probe a", "probe b", "a cancelled lost", "b skipped cancel", "end not ok cancel")
 
-    def test_counts_come_before_the_run(self, run_of):
+    def test_counts_are_heard_once(self, run_of):
         env = run_of("a")
         env.want()
-        with pytest.raises(FuruInternalError, match="after the run began"):
-            env.state.restore({})
-        env.inbox.clear()
+        env.probed("a", "busy", spent={"compute": 1}, last=failure())
+        env.watch_ended("a", "published")
+        env.probed("a", "busy", spent={"compute": 1}, last=failure())
+        env.expect("probe a", "watch a", "planned", "a cached", "end ok")
+        assert env.state.attempts("a") == 1
