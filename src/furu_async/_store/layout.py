@@ -166,6 +166,29 @@ class WorkerPaths:
         return f"{self.base}/card-{k}"
 
 
+class SubmissionPaths:
+    """The paths of one submission to Slurm: of one pilot, one node's job, or one array of them."""
+
+    __slots__ = ("base", "root")
+
+    def __init__(self, root: str, run_id: str, sid: str) -> None:
+        self.root = root
+        self.base = f"{root}/runs/{check_id(run_id, 'run id')}/submissions/{check_id(sid, 'submission id')}"
+
+    @property
+    def closed(self) -> str:
+        return self.base + "/closed"
+
+    def attempt(self, k: int) -> str:
+        return f"{self.base}/try-{k}"
+
+    def ruling(self, k: int) -> str:
+        return f"{self.base}/ruling-{k}"
+
+    def job(self, k: int) -> str:
+        return f"{self.base}/job-{k}"
+
+
 class RunPaths(_Generations):
     """The paths of one run; its claims and ends lie directly in its folder."""
 
@@ -190,6 +213,13 @@ class RunPaths(_Generations):
 
     def worker(self, wid: str) -> WorkerPaths:
         return WorkerPaths(self.root, self.run_id, wid)
+
+    @property
+    def submissions(self) -> str:
+        return self.base + "/submissions"
+
+    def submission(self, sid: str) -> SubmissionPaths:
+        return SubmissionPaths(self.root, self.run_id, sid)
 
     def unfinished(self, key: str) -> str:
         """Its entry in the index of unfinished runs, under the key of the call."""

@@ -185,7 +185,10 @@ def decode(cls: type[T], data: bytes, path: str) -> T:
         Damaged: it is none, or of a version that this one does not know.
     """
     try:
-        record: T = _decoders[cls].decode(data)
+        decoder = _decoders.get(cls)
+        if decoder is None:
+            decoder = _decoders[cls] = msgspec.json.Decoder(cls, strict=False)
+        record: T = decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(path, _reason(cls, data, error), _version(data) > VERSION) from None
     if record.v > VERSION:
