@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -29,7 +30,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.sim.children import ClusterExecutor
+from tests.sim.children import Attempt, ClusterExecutor
 from tests.sim.keepers import Keepers
 from tests.sim.processes import ClusterLoop, Host, Process, here
 from tests.sim.sim_artifacts import Checked, Item, Large, Limited, Stubborn
@@ -45,6 +46,7 @@ from furu_async._runtime.config import FuruConfig
 from furu_async._store import fs, liveness
 from furu_async._store.artifacts import look
 from furu_async._store.records import ChildRecord
+from furu_async._testing.storage import SimulatedStorage, StorageFaults
 from furu_async.errors import FuruError
 from furu_async.report import RunEvent, RunReport
 from furu_async.testing import Fails, FakeExecutor, Hangs, Outcome, Raises, Returns
@@ -53,6 +55,7 @@ BOUND = 3000.0
 """True seconds after the faults have healed within which every run must have ended."""
 
 _KINDS: tuple[Any, ...] = ("compute", "oom", "killed", "preempted", "infrastructure", "inputs", "timeout")
+_ERRORS = (errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EACCES, errno.EDQUOT, errno.ETIMEDOUT)
 _CRISES = (
     "kill controller",
     "kill controller",
@@ -94,6 +97,7 @@ class Cluster:
         self.seed = seed
         self.root = root
         rng = self.rng = random.Random(seed)
+        self.trouble = False
         self.loop = ClusterLoop(seed, grain=rng.choice([0.0, 0.3, 1.0]))
         skewed = rng.random() < 0.7
         self.hosts = [Host(f"host{k}", rng, skewed) for k in range(rng.choice([1, 2, 2, 3]))]
@@ -107,10 +111,13 @@ class Cluster:
             heartbeat_grace_secs=grace,
             stale_after_secs=60.0,
             infra_secs=60.0,
+            durability=rng.choice(["power", "power", "auto"]),
         )
-        self.watch = Watch(self.loop, root, min(lease, grace))
-        self.crises = rng.choice([0, 0, 1, 2, 4, 8])
-        self.had_crisis = False
+        self.watch = Watch(self.loop, root, min(lease, grace), self.config.durability == "power")
+        self.watch.on_attempt = self.on_attempt
+        self.storage = None if rng.random() < 0.4 else self._draw_storage()
+        self.crises = rng.choice([0, 1, 1, 2, 4, 8])
+        self.had_crisis = self.trouble
         self.fault_rate = rng.choice([0.0, 0.0, 0.2, 0.5])
         self.heal_at = rng.uniform(30, 200)
         self.calm = False
@@ -118,6 +125,21 @@ class Cluster:
         self._draw_dag()
         self.controllers: list[Controller] = []
         self.lives = 0
+
+    def _draw_storage(self) -> SimulatedStorage:
+        rng = self.rng
+        rate = rng.choice([0.0, 0.0, 0.002, 0.02])
+        faults = StorageFaults(
+            stale_secs=rng.choice([0.0, rng.uniform(0, 2), rng.uniform(0, 30)]),
+            lost_reply=rng.choice([0.0, 0.0, 0.01, 0.05]),
+            errors={rng.choice(_ERRORS): rate, rng.choice(_ERRORS): rate} if rate else {},
+            spell_secs=rng.choice([0.0, 0.0, rng.uniform(0, 10)]),
+            torn=rng.choice([0.0, 0.5, 1.0]),
+            nameless=rng.random() < 0.5,
+        )
+        self.trouble = bool(faults.lost_reply or faults.errors)
+        clock, chance = (lambda: self.loop.now), random.Random(self.seed + 1)
+        return SimulatedStorage(self.root, clock, chance, _host_of, faults)
 
     def _draw_dag(self) -> None:
         rng = self.rng
@@ -167,7 +189,7 @@ class Cluster:
 
         def outcome(obj: Any, attempt: int) -> Outcome:
             rng = random.Random(f"{self.seed} {obj.number} {life} {attempt}")
-            after = rng.choice([0.0, 0.01, 1.0, 1.0, 10.0, rng.uniform(0, 60)])
+            after = rng.choice([0.0, 0.01, 1.0, 10.0, rng.uniform(0, 60), rng.uniform(0, 60)])
             if self.calm or rng.random() >= self.fault_rate:
                 return Returns(_value, min(after, 40.0))
             if rng.random() < 0.2 and isinstance(obj, Limited):
@@ -211,6 +233,8 @@ class Cluster:
             controller.error = error
 
     def _tell(self, event: RunEvent) -> None:
+        if event.kind == "node_done" and event.status in ("created", "cached"):
+            self.watch.told.add(event.hash)
         self.watch.say(event.kind, event.hash[:6] if event.hash else "", event.status, event.attempt)
 
     def _exit(self, controller: Controller) -> None:
@@ -234,10 +258,21 @@ class Cluster:
     # -- crises ----------------------------------------------------------------------------------------------
 
     def _plan_crisis(self, controller: Controller) -> None:
-        """Something happens at a step that is drawn, a few steps or some hundred from now."""
+        """Something happens at a step that is drawn, a few steps or some hundred from now, or at some time."""
         process = controller.process
+        draw = self.rng.random()
+        if draw < 0.3:
+            self.loop.at(None, self.rng.uniform(0, 60), self._crisis, controller)
+        if draw < 0.5:
+            return
         process.crisis_at = process.steps + 1 + int(10 ** self.rng.uniform(0, 3.3))
         process.crisis = lambda: self._crisis(controller)
+
+    def on_attempt(self, attempt: Attempt) -> None:
+        """An attempt has begun: the time for something to happen to its controller."""
+        if not self.calm and self.crises and self.rng.random() < 0.4:
+            controller = next(one for one in self.controllers if one.process is attempt.owner)
+            self.loop.at(None, self.rng.choice([0.01, 1.0, 10.0]) * self.rng.random(), self._crisis, controller)
 
     def on_keeper(self, supervisor: Process, keeper: Process) -> None:
         """A keeper was started."""
@@ -249,7 +284,7 @@ class Cluster:
                     keeper.crisis = lambda: self._crisis(controller)
 
     def _crisis(self, controller: Controller) -> None:
-        if self.calm or self.crises <= 0:
+        if self.calm or self.crises <= 0 or controller.over or controller.process.dead:
             return
         self.crises -= 1
         self.had_crisis = True
@@ -257,7 +292,7 @@ class Cluster:
         what = rng.choice(_CRISES)
         truth(self.watch.say, "crisis", what, repr(controller.process))
         both = [controller.process, *([controller.keeper] if controller.keeper else [])]
-        seconds = rng.choice([rng.uniform(0, 5), rng.uniform(5, 100)])
+        seconds = rng.choice([rng.uniform(0, 5), self.config.lease_secs * rng.uniform(0.7, 3)])
         host = controller.process.host
         match what:
             case "kill controller":
@@ -299,6 +334,9 @@ class Cluster:
     def _crash(self, host: Host) -> None:
         for process in list(host.processes.values()):
             self.loop.kill(process)
+        if self.storage is not None:
+            self.storage.crash(host.name)
+        truth(self.watch.crashed)
         host.up = False
         self.loop.at(None, self.rng.uniform(1, 60), self._boot, host)
 
@@ -323,6 +361,8 @@ class Cluster:
         for host in self.hosts:
             self._boot(host)
             host.hung_until = 0.0
+        if self.storage is not None:
+            self.storage.heal()
         for process in self.loop.processes:
             self.loop.resume(process)
 
@@ -332,7 +372,7 @@ class Cluster:
         """Faults, healing, and the last call."""
         rng, loop = self.rng, self.loop
         loop.call_later(self.heal_at, self._heal)
-        for number in range(rng.choice([1, 2, 2, 3, 4])):
+        for number in range(rng.choice([1, 2, 3, 3, 4])):
             targets = self.targets
             if rng.random() < 0.3:
                 targets = rng.sample(self.items, rng.randint(1, len(self.items)))
@@ -350,7 +390,7 @@ class Cluster:
         for _ in range(3):
             last = self.start(99, self.hosts[0], self.targets, {})
             await self._until(lambda last=last: last.over, "the last controller")  # type: ignore[misc]
-            if last.report is not None and last.report.ok:
+            if self.watch.broken is not None or (last.report is not None and last.report.ok):
                 break
         else:
             self.watch.break_("endless", f"the last call failed: {last.error!r} {last.report}")
@@ -388,7 +428,7 @@ class Cluster:
             owners = [one for one in self.controllers if one.run is not None and one.run.run_id in clean]
             if any(one.process.number == child.number and one.report for one in owners) and not self.had_crisis:
                 self.watch.break_("orphans", f"{child!r} outlived its controller")
-        self.watch.check_store(self.items, tails_lost=False)
+        self.watch.check_store(self.items)
         if self.had_crisis:
             return
         for obj in self.items:
@@ -397,12 +437,17 @@ class Cluster:
                 self.watch.break_("orphans", f"the claim of {obj!r} was left open: {seen.claim}")
 
     def _check_end(self) -> None:
-        self.watch.check_store(self.items, tails_lost=False)
+        self.watch.check_store(self.items)
         for obj in self.items:
             if look(path_of(self.root, obj)).verdict != "published":
                 self.watch.break_("lost", f"{obj!r} is not published in the end")
             elif load_result(obj, self.root) != _value(obj):
                 self.watch.break_("torn", f"{obj!r} is not what it should be")
+
+
+def _host_of() -> str:
+    process = here.get()
+    return process.host.name if process is not None else ""
 
 
 def _value(obj: Any) -> Any:
@@ -429,10 +474,14 @@ def _simulated(cluster: Cluster) -> Iterator[None]:
     uuid.uuid4 = lambda: uuid.UUID(int=tokens.getrandbits(128), version=4)
     liveness.stand_in = cluster
     keepers.install()
+    if cluster.storage is not None:
+        cluster.storage.install()
     cluster.watch.install()
     try:
         yield
     finally:
+        if cluster.storage is not None:
+            cluster.storage.restore()
         fs.restore()
         keepers.restore()
         liveness.stand_in = None

@@ -297,7 +297,7 @@ class ClusterLoop(VirtualLoop):
         if process is not None and process.dead:
             raise Killed
 
-    def operation(self, name: str) -> None:
+    def operation(self) -> None:
         """Called before each operation on the store: others may come in between here."""
         process = here.get()
         if process is None:

@@ -63,9 +63,15 @@ class Watch:
 
     Args:
         lease: the shortest silence after which an owner may be taken for lost.
+        durable: what a controller was told is published survives the crash of a host.
     """
 
-    def __init__(self, loop: ClusterLoop, root: str, lease: float) -> None:
+    def __init__(self, loop: ClusterLoop, root: str, lease: float, durable: bool) -> None:
+        self.durable = durable
+        self.on_attempt: Callable[[Attempt], None] = lambda _: None
+        self.tails_lost = False
+        self.records_lost = False
+        self.told: set[str] = set()
         self.loop = loop
         self.root = root
         self.lease = lease
@@ -76,7 +82,8 @@ class Watch:
         self.overlaps = 0
         self.lost: dict[tuple[str, int], Lost] = {}
         self.ends: set[tuple[str, int]] = set()
-        self.published: dict[str, int] = {}
+        self.places: dict[tuple[str, int], str] = {}
+        self.published: dict[str, str] = {}
         self.beats: dict[str, float] = {}
         self.owners: dict[tuple[str, str, int, int], Process] = {}
 
@@ -96,6 +103,7 @@ class Watch:
     def begun(self, attempt: Attempt) -> None:
         """A ``_create`` begins."""
         self.attempts += 1
+        truth(self.on_attempt, attempt)
         self.say("begins", attempt.obj.number, attempt.generation)
         for dep in attempt.obj.inputs:
             problem = truth(self._unusable, dep)
@@ -137,6 +145,7 @@ class Watch:
         if key in self.ends or not os.path.exists(path):
             return
         self.ends.add(key)
+        self.places[key] = path
         end = decode(End, _read(path), path)
         kind = end.failure.kind if end.failure is not None else ""
         self.say("end", key[0][:6], key[1], end.status, kind)
@@ -148,8 +157,8 @@ class Watch:
         if claim is not None and claim.token != end.token:
             self.break_("doubles", f"{path} is a success of who did not hold the claim")
         if key[0] in self.published:
-            self.break_("doubles", f"{path}: published already in generation {self.published[key[0]]}")
-        self.published[key[0]] = key[1]
+            self.break_("doubles", f"{path}: published already as {self.published[key[0]]}")
+        self.published[key[0]] = path
         problems = missing_files(f"{base}/attempts/{rest}", end.manifest)
         if problems:
             self.break_("torn", f"{path} was published: {problems}")
@@ -174,11 +183,31 @@ class Watch:
 
     # -- the store as a whole --------------------------------------------------------------------------------
 
-    def check_store(self, items: list[Any], tails_lost: bool) -> None:
-        """Published stays published and whole; every record can be read (``tails_lost``: or was cut by a crash)."""
+    def crashed(self) -> None:
+        """A host has crashed: what it had not synced may be gone, but nothing that a controller was told."""
+        self.records_lost = True  # of failures, which nobody syncs
+        self.tails_lost = self.tails_lost or not self.durable
+        for digest, path in list(self.published.items()):
+            try:
+                end = decode(End, _read(path), path)
+                missing = missing_files(path.replace("/.furu/ends/", "/attempts/"), end.manifest)
+            except (OSError, Damaged) as error:
+                missing = [str(error)]
+            if missing:
+                if self.durable and digest in self.told:
+                    self.break_("lost", f"{path} was published, a host crashed, and {missing[0]}")
+                del self.published[digest]
+        self.ends = {key for key in self.ends if self._is_there(key)}
+
+    def _is_there(self, key: tuple[str, int]) -> bool:
+        return key not in self.places or os.path.exists(self.places[key])
+
+    def check_store(self, items: list[Any]) -> None:
+        """Published stays published and whole; every record can be read (or was cut by a crash)."""
+        tails_lost = self.tails_lost
         for obj in items:
             paths = path_of(self.root, obj)
-            if obj.furu_hash in self.published and not tails_lost:
+            if obj.furu_hash in self.published:
                 problem = self._unusable(obj)
                 if problem:
                     self.break_("lost", f"{obj!r} was published, and {problem}")
@@ -187,7 +216,7 @@ class Watch:
                 missing = missing_files(paths.attempt(marked.generation), marked.manifest)
                 if missing:
                     self.break_("torn", f"{paths.marker} is there, and {missing}")
-            if not tails_lost:
+            if not self.records_lost:
                 self._check_records(paths)
 
     def _marked(self, paths: ArtifactPaths, tails_lost: bool) -> End | None:
@@ -219,7 +248,7 @@ class Watch:
         if name == "link":
 
             def link(source: Any, target: Any, **options: Any) -> Any:
-                operation(name)
+                operation()
                 try:
                     return real(source, target, **options)
                 finally:
@@ -230,10 +259,20 @@ class Watch:
         if name == "listdir":
 
             def listdir(path: Any) -> Any:
-                operation(name)
+                operation()
                 return sorted(real(path))
 
             return listdir
+        if name == "close":
+
+            def close(fd: int) -> None:
+                process = here.get()
+                if process is not None and process.dead:
+                    os.close(fd)  # as the kernel does
+                else:
+                    real(fd)
+
+            return close
         if name not in _GRAINED:
             alive = self.loop.alive
 
@@ -244,7 +283,7 @@ class Watch:
             return short
 
         def grained(*args: Any, **options: Any) -> Any:
-            operation(name)
+            operation()
             return real(*args, **options)
 
         return grained
