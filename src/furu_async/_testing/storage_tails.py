@@ -156,7 +156,7 @@ class Tails:
                 del self._names[folder]
         for _, path, name in sorted(mine, reverse=True):
             if rng.random() < torn and self._undo(path, name):
-                done.append((path, f"back to {name.source}" if name.source else "gone"))
+                done.append((path, "moved back" if name.source else "gone"))
         for file in [file for file in self._dirty if file.host == host]:
             del self._dirty[file]
             file.host = ""
