@@ -273,10 +273,13 @@ class Hits:
         os.mkfifo(path)
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
-    def wait(self, seconds: float) -> int | None:
-        """The pid of the process that came to the point, stopped there; None if none did in this time."""
-        ready, _, _ = select.select([self._fd], [], [], seconds)
-        if not ready:
+    def ready(self) -> bool:
+        """A process has come to the point."""
+        return bool(select.select([self._fd], [], [], 0)[0])
+
+    def wait(self) -> int | None:
+        """The pid of the process that came to the point, stopped there; None if none has."""
+        if not self.ready():
             return None
         pid = int(os.read(self._fd, 64))
         until(lambda: state(pid) in ("T", ""), f"{pid} to stop", 10)
