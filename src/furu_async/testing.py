@@ -2,13 +2,15 @@
 
 The fixture `furu_tmp_root` gives a test a store of its own (`tmp_root` is the same without pytest);
 `override_results` puts values in place of results. `FakeExecutor` runs a DAG by a script of outcomes, so that failures
-of every kind can be had without computing. ``@pytest.mark.virtual_time`` runs an async test on a `VirtualLoop`, where
-waiting costs nothing (`run_virtual` is the same without pytest; the marker needs pytest-asyncio).
+of every kind can be had without computing; `faulty_storage` makes operations on the store fail meanwhile.
+``@pytest.mark.virtual_time`` runs an async test on a `VirtualLoop`, where waiting costs nothing (`run_virtual` is the
+same without pytest; the marker needs pytest-asyncio).
 """
 
 from __future__ import annotations
 
 from furu_async._testing.fake_executor import FakeExecutor
+from furu_async._testing.faulty import faulty_storage
 from furu_async._testing.results import override_results
 from furu_async._testing.roots import tmp_root
 from furu_async._testing.script import Computes, Elsewhere, Fails, Hangs, Outcome, Raises, Returns
@@ -32,6 +34,7 @@ __all__ = [
     "Returns",
     "VirtualDeadlock",
     "VirtualLoop",
+    "faulty_storage",
     "furu_tmp_root",
     "override_results",
     "run_virtual",

@@ -1,4 +1,4 @@
-"""The example of docs/testing.md passes as a user would run it."""
+"""The examples of docs/testing.md pass as a user would run them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 DOC = Path(__file__).resolve().parents[2] / "docs" / "testing.md"
 
 
-def test_the_example_passes(tmp_path: Path) -> None:
-    block = re.search(r"```python\n(# test_pipeline.py\n.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL)
-    assert block is not None
-    (tmp_path / "test_pipeline.py").write_text(block[1])
+def test_the_examples_pass(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n# (test_\w+.py)\n(.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL)
+    assert [name for name, _ in blocks] == ["test_pipeline.py", "test_storage.py"]
+    for name, text in blocks:
+        (tmp_path / name).write_text(text)
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["furu_async.testing"]\n')
     (tmp_path / "pytest.ini").write_text(
         "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
@@ -31,4 +32,4 @@ def test_the_example_passes(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert "3 passed" in done.stdout

@@ -26,6 +26,11 @@ _SENT_AGAIN = {
 """What a server that keeps no memory of calls answers to one that is sent again."""
 
 
+def can_concern(number: int, name: str) -> bool:
+    """Whether an operation can end in this error: those of space only where space is needed."""
+    return number not in _SPACE or name in _NEEDS_SPACE
+
+
 @dataclass(frozen=True, slots=True)
 class StorageFaults:
     """How bad a `SimulatedStorage` is. Rates are chances for each operation that they can concern, from 0 to 1.
@@ -84,13 +89,13 @@ class Troubles:
             return
         until, number = self._spells.get(host, (0.0, 0))
         if until > self._now():
-            if number not in _SPACE or name in _NEEDS_SPACE:
+            if can_concern(number, name):
                 self._raise(host, name, path, number, "error")
             return
         draw = self._rng.random()
         for number, rate in self._errors:
             if draw < rate:
-                if number in _SPACE and name not in _NEEDS_SPACE:
+                if not can_concern(number, name):
                     return
                 if self._spell:
                     self._spells[host] = (self._now() + self._rng.uniform(0.0, self._spell), number)
