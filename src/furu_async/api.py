@@ -109,9 +109,10 @@ def _refuse(on_cancel: str) -> None:
 
 async def _shown(scheduler: Scheduler, run: Run, display: Progress | None, root: str) -> RunReport:
     """Await a run while its progress is shown; when the awaiting task is cancelled, all of it ends."""
-    if display is not None:
-        display.start(run.run_id, root)
     try:
+        if display is not None:
+            await run.settled()
+            display.start(run.run_id, root)
         return await run
     except asyncio.CancelledError:
         await scheduler.aclose()

@@ -16,6 +16,7 @@ from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import Event
 from furu_async._runner.validity import Validation
 from furu_async._runtime.config import FuruConfig
+from furu_async._store.runs import Ending, Unfinished
 from furu_async.errors import FuruError
 from furu_async.report import Failure
 
@@ -28,6 +29,7 @@ class Node:
         supersede: generation whose result is to be set aside before the node runs (it was invalid, or is to be
             computed again); 0 for none.
         takeover: generation whose owner was found lost and may be replaced; 0 for none.
+        held: generation that a claim met, which a listing of the store may not show for a while; 0 for none.
         started_at, ended_at: wall time, for the report.
     """
 
@@ -37,6 +39,7 @@ class Node:
     info: ClassInfo
     supersede: int = 0
     takeover: int = 0
+    held: int = 0
     generation: int = 0
     attempts: int = 0
     started_at: float | None = None
@@ -47,9 +50,16 @@ class Node:
 
 
 class RunPort(Protocol):
-    """What an executor may ask of, and tell, a run."""
+    """What an executor may ask of, and tell, a run.
+
+    Attributes:
+        key: of the call that began it; a run that dies with its controller is found by it.
+        keep: False: nothing of the run need be left if it ends well.
+    """
 
     run_id: str
+    key: str
+    keep: bool
     root: str
     config: FuruConfig
     token: str
@@ -63,6 +73,9 @@ class RunPort(Protocol):
 
     def opened(self) -> None:
         """The run's folder is there."""
+
+    def ending(self) -> tuple[Ending, dict[str, int]]:
+        """How the run has ended, and how many of its nodes ended in which way."""
 
     def fail(self, error: FuruError) -> None:
         """Nothing of the run can go on: end it with this error."""
@@ -103,6 +116,9 @@ class Executor(Protocol):
     @property
     def has_limits(self) -> bool:
         """`check` may refuse a node, so a plan must be complete before anything starts."""
+
+    async def adopt(self, run: RunPort, found: Unfinished) -> bool:
+        """Go on with a dead controller's run: claim it for ``run``; False if that cannot be had. Bounded in time."""
 
     def start(self, request: Request) -> None:
         """Execute when there is room; answers by `RunPort.post`."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import anyio
 
 import furu_async
-from furu_async._executors import overrides
+from furu_async._executors import continuing, overrides
 from furu_async._executors.base import Executor, Node, Request, collapse
 from furu_async._executors.ledger import Ledger
 from furu_async._executors.planner import Planner
@@ -35,6 +35,7 @@ from furu_async._runtime.config import FuruConfig, use_config
 from furu_async._store import atomic
 from furu_async._store.layout import RunPaths
 from furu_async._store.records import RunRecord, encode
+from furu_async._store.runs import Ending
 from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError
 from furu_async.report import NodeStatus
 
@@ -66,6 +67,11 @@ class Driver:
         rerun: class names (``module.Class``) or ``ALL``.
         ledger: takes outcomes and events.
         seed: for the jitter of backoffs.
+        keep: False: leave no folder of a run that ends well.
+
+    Attributes:
+        run_id: a fresh one until `settle` has found out whether a dead controller's run is gone on with.
+        key: of the call; empty before `settle`.
     """
 
     def __init__(
@@ -78,8 +84,11 @@ class Driver:
         rerun: Sequence[str],
         ledger: Ledger,
         seed: int | None = None,
+        keep: bool = True,
     ) -> None:
         self.run_id = run_id
+        self.key: str = ""
+        self.keep = keep
         self.root: str = str(config.path)
         self.config = config
         self.targets = targets
@@ -100,6 +109,7 @@ class Driver:
         with use_config(config):  # what runs in this process loads its inputs from the run's root
             self.context: contextvars.Context = contextvars.copy_context()
         self._overridden = overrides.active()
+        self._recording: Future[None] | None = None
         self.planner: Planner = Planner(
             self.root,
             config,
@@ -144,20 +154,33 @@ class Driver:
         """A process is at the node's attempt now."""
         self.ledger.started(node, attempt, worker)
 
+    def ending(self) -> tuple[Ending, dict[str, int]]:
+        """How the run has ended, and how many of its nodes ended in which way."""
+        end, counts = self.end, self.ledger.counts()
+        if self.error is not None or (end is not None and end.why == "error"):
+            return "error", counts
+        if end is None or end.why:
+            return "cancelled", counts
+        return "ok" if end.ok else "failed", counts
+
     def opened(self) -> None:
         """The run's folder is there: say in it what was asked for, begin the journal."""
-        self.ledger.open()
+        earlier = self.planner.earlier
+        self.ledger.open(earlier is not None and earlier.torn)
+        if earlier is not None and earlier.recorded:
+            return
         record = RunRecord(
             run_id=self.run_id,
+            key=self.key,
             executor=self.executor.kind,
             targets=[obj.furu_hash for obj in self.targets[:_MOST_TARGETS]],
             names=sorted({class_info(type(obj)).name for obj in self.targets}),
-            created_at=clock.wall(),
+            created_at=(earlier.begun_at if earlier is not None else None) or clock.wall(),
             library=furu_async.__version__,
         )
         path = RunPaths(self.root, self.run_id).record
-        writing = DOOR.files.submit(atomic.replace, path, encode(record))
-        writing.add_done_callback(_log_trouble)
+        self._recording = DOOR.files.submit(atomic.replace, path, encode(record))
+        self._recording.add_done_callback(_log_trouble)
 
     def fail(self, error: FuruError) -> None:
         """Nothing can go on: end the run with this error."""
@@ -219,6 +242,32 @@ class Driver:
             raise FuruDefinitionError(f"{node.obj!r} can never run on this executor: {why}")
 
     # -- the loop --------------------------------------------------------------------------------------------
+
+    async def settle(self) -> str:
+        """Find out which run this is, before anything else of it happens; a sentence about it, empty for a new one.
+
+        The same call goes on with an unfinished run of a dead controller, unless another process is quicker. Never
+        raises for what the store does or does not say; what is wrong with a target is said when it is planned.
+        """
+        try:
+            self.key = await continuing.key_of(self.targets, self.executor.kind)
+        except FuruError:
+            return ""
+        found = await continuing.find(self.root, self.key)
+        if found is None or not await self.executor.adopt(self, found):
+            return ""
+        self.run_id = self.ledger.run_id = found.run_id
+        self.planner.earlier = await continuing.adopted(self.root, found)
+        self.opened()
+        text = self.planner.earlier.text()
+        self.ledger.notes.append(text)
+        return text
+
+    async def recorded(self) -> None:
+        """Wait until ``run.json`` is written, for a while."""
+        writing = self._recording
+        if writing is not None and not writing.done():
+            await asyncio.wait([asyncio.wrap_future(writing)], timeout=_LAST_WORDS)
 
     async def run(self) -> None:
         """Drive the run until every node is final; afterwards `end` and `error` tell how.

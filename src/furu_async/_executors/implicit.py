@@ -87,7 +87,7 @@ async def compute(objs: Sequence[Furu[Any]], executor: ExecutorLike | None) -> N
 
 
 async def _run(scheduler: Scheduler, objs: Sequence[Furu[Any]]) -> None:
-    run = scheduler.start(objs, config=active_config(), distrust=objs)
+    run = scheduler.start(objs, config=active_config(), distrust=objs, keep=False)
     try:
         await run
     except FuruRunFailed as error:

@@ -194,7 +194,7 @@ class Steps:
     def _on_claim(self, job: Job, reply: Any) -> None:
         kind = reply["r"]
         if kind == "claimed":
-            job.generation = reply["n"]
+            job.generation = job.origin.node.generation = reply["n"]
             job.origin.node.takeover = 0
             self._claimed(job)
         elif kind == "published":
@@ -220,6 +220,8 @@ class Steps:
             return
         from furu_async._executors.planner import describe_claim
 
+        for request in job.requests:
+            request.node.held = generation
         self._finish(job, lambda: job.elsewhere(describe_claim(claim)))
 
     def _end_own(self, job: Job, generation: int) -> None:

@@ -1,6 +1,7 @@
 """The run's journal: one JSON line per event, appended in batches.
 
-Losing it costs a history for people; no result depends on it.
+Losing it costs a history for people; no result depends on it. Whoever goes on with a dead controller's run learns from
+it which attempts had begun; without it they cost nothing.
 """
 
 from __future__ import annotations
@@ -30,18 +31,31 @@ class Journal:
     def __init__(self) -> None:
         self._lines: list[bytes] = []
         self._path = ""
+        self._head = b""
         self._wake = asyncio.Event()
         self._closed = asyncio.Event()
         self.trouble: str = ""
 
-    def open(self, path: str) -> None:
-        """Begin writing to ``path``."""
+    def open(self, path: str, torn: bool = False) -> None:
+        """Begin writing to ``path``, after what is there.
+
+        Args:
+            torn: what is there ends within a line.
+        """
         self._path = path
+        self._head = b"\n" if torn else b""
         self._wake.set()
 
-    def add(self, event: RunEvent) -> None:
-        """Note an event; it is on disk about a tenth of a second later."""
-        self._lines.append(_ENCODER.encode(_slim(event)))
+    def add(self, event: RunEvent, generation: int = 0) -> None:
+        """Note an event; it is on disk about a tenth of a second later.
+
+        Args:
+            generation: of the attempt that it tells of.
+        """
+        record = _slim(event)
+        if generation:
+            record["generation"] = generation
+        self._lines.append(_ENCODER.encode(record))
         if not self._wake.is_set():
             self._wake.set()
 
@@ -74,7 +88,8 @@ class Journal:
         while True:
             if self._lines:
                 lines, self._lines = self._lines, []
-                await file.write(b"\n".join(lines) + b"\n")
+                head, self._head = self._head, b""
+                await file.write(head + b"\n".join(lines) + b"\n")
             elif self._closed.is_set():
                 return
             with anyio.move_on_after(_PAUSE):

@@ -38,9 +38,9 @@ class Ledger:
         self._complained: set[int] = set()
         self._over = False
 
-    def open(self) -> None:
-        """The run has a folder: the journal goes there."""
-        self.journal.open(RunPaths(self.root, self.run_id).journal)
+    def open(self, torn: bool = False) -> None:
+        """The run has a folder: the journal goes there (after one that may end within a line)."""
+        self.journal.open(RunPaths(self.root, self.run_id).journal, torn)
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -83,11 +83,11 @@ class Ledger:
         at = clock.wall()
         if node.started_at is None:
             node.started_at = at
-        self.emit(
-            RunEvent(
-                at=at, kind="node_started", hash=node.hash, name=node.name, attempt=attempt, worker=worker
-            )
+        event = RunEvent(
+            at=at, kind="node_started", hash=node.hash, name=node.name, attempt=attempt, worker=worker
         )
+        self.journal.add(event, node.generation)
+        self._tell(event)
 
     def waiting(self, node: Node, message: str, since: float, until: float) -> None:
         """It waits for somebody else, or for trouble to pass; says for whom, since when and until when."""
@@ -164,12 +164,16 @@ class Ledger:
         logger.warning("%s", text)
         self.emit(RunEvent(at=clock.wall(), kind="note", message=text))
 
-    def close_journal(self, message: str) -> None:
-        """Nothing more happens to any node: note the end, write what is left."""
+    def counts(self) -> dict[str, int]:
+        """How many nodes ended in which way so far."""
         counts: dict[str, int] = {}
         for outcome in self.outcomes.values():
             counts[outcome.status] = counts.get(outcome.status, 0) + 1
-        self.journal.add(RunEvent(at=clock.wall(), kind="run_ended", counts=counts, message=message))
+        return counts
+
+    def close_journal(self, message: str) -> None:
+        """Nothing more happens to any node: note the end, write what is left."""
+        self.journal.add(RunEvent(at=clock.wall(), kind="run_ended", counts=self.counts(), message=message))
         self.journal.close()
 
     def run_ended(self, counts: Mapping[str, int], message: str) -> None:

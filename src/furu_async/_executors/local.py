@@ -10,9 +10,9 @@ import asyncio
 import math
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from furu_async._executors import overrides
 from furu_async._executors.base import Executor, ExecutorLike, Node, Request, RunPort
@@ -27,17 +27,22 @@ from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import Started, TakenBack
 from furu_async._runner.keeper_client import KeeperClient
 from furu_async._runner.validity import Validation
+from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig
-from furu_async._store.layout import RunPaths
+from furu_async._store.layout import RunPaths, beat_path
 from furu_async._store.liveness import this_owner
 from furu_async._store.records import Claim, encode
+from furu_async._store.runs import Unfinished, remove_spool
 from furu_async.errors import FuruDefinitionError, FuruError, FuruStoreError
 
 Mode = Literal["process", "thread", "inline"]
 
 GRACE_SECS = 5.0
 """Between SIGTERM and SIGKILL."""
+
+_ADOPT_SECS = 10.0
+"""How long the claim of an unfinished run is waited for; then it is a new run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +181,29 @@ class LocalExecutor:
         else:
             self.dispatcher.stop(job, "cancelled", "cancelled with its run")
 
+    async def adopt(self, run: RunPort, found: Unfinished) -> bool:
+        """Ask the keeper for the claim of an unfinished run."""
+        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+
+        def heard(reply: dict[str, Any]) -> None:
+            if not answer.done():
+                answer.set_result(reply)
+            else:  # nobody waits any more: others may go on with it
+                self.keeper.request(("close_run", run.root, found.run_id, "lost"), lambda _: None)
+
+        self._ask_open(run, found.run_id, found.generation, heard)
+        try:
+            async with asyncio.timeout(_ADOPT_SECS):
+                reply = await answer
+        except TimeoutError:
+            return False
+        if reply["r"] != "ok":
+            # The keeper has nothing to close; but one that is started again would be asked once more.
+            self.keeper.request(("close_run", run.root, found.run_id), lambda _: None)
+            return False
+        self._has_opened(run, found.run_id)
+        return True
+
     async def validate(self, run: RunPort, node: Node, files: bool) -> Validation:
         """In a child where the node itself would run in one, else in a thread."""
         if self.mode_of(node) != "process" or run.context.run(overrides.active):
@@ -203,7 +231,8 @@ class LocalExecutor:
         if not any(job.origin.run is run for job in self.jobs.values()):
             self._leaving.discard(run.run_id)
             del self._opened[run.run_id]
-            self.keeper.request(("close_run", run.root, run.run_id), lambda _: None)
+            op = ("close_run", run.root, run.run_id, *run.ending(), clock.wall(), run.keep)
+            self.keeper.request(op, lambda _: None)
 
     async def aclose(self) -> None:
         """End children, threads and keeper."""
@@ -213,7 +242,7 @@ class LocalExecutor:
             await asyncio.gather(self._keeper_up, return_exceptions=True)
             await self.keeper.aclose()
         if self._spool:
-            await DOOR.files.run(_remove_folder, self._spool, deadline=5.0)
+            await DOOR.files.run(remove_spool, self._spool, deadline=5.0)
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -237,19 +266,24 @@ class LocalExecutor:
         if waiting is not None:
             return waiting
         waiting = self._waiting[run.run_id] = []
+        self._ask_open(run, run.run_id, 0, lambda reply: self._on_open(run, reply))
+        return waiting
+
+    def _ask_open(
+        self, run: RunPort, run_id: str, after: int, reply: Callable[[dict[str, Any]], None]
+    ) -> None:
         if self._keeper_up is None:
             self._keeper_up = self._loop.create_task(self._start_keeper(), name="furu keeper start")
         claim = Claim(
             backend="local",
             phase="running",
-            run_id=run.run_id,
+            run_id=run_id,
             token=run.token,
             owner=this_owner(),
-            beat=RunPaths(run.root, run.run_id).worker(self.worker_id).beat[len(run.root) + 1 :],
+            beat=beat_path(run_id, self.worker_id),
         )
-        op = ("open", run.root, run.run_id, self.worker_id, encode(claim))
-        self.keeper.request(op, lambda reply: self._on_open(run, reply))
-        return waiting
+        op = ("open", run.root, run_id, self.worker_id, encode(claim), run.key, after)
+        self.keeper.request(op, reply)
 
     async def _start_keeper(self) -> None:
         try:
@@ -280,15 +314,18 @@ class LocalExecutor:
             self._job_over.set()
             self._leaving.discard(run.run_id)
             return
-        self._opened[run.run_id] = run
-        if not self._spool:
-            self._spool = os.path.join(RunPaths(run.root, run.run_id).worker(self.worker_id).base, "spool")
+        self._has_opened(run, run.run_id)
         if run.run_id not in self._leaving:
             run.opened()
         for job in jobs:
             if job.step is Step.QUEUED:
                 self._route(job)
         self._close_if_idle(run)
+
+    def _has_opened(self, run: RunPort, run_id: str) -> None:
+        self._opened[run_id] = run
+        if not self._spool:
+            self._spool = os.path.join(RunPaths(run.root, run_id).worker(self.worker_id).base, "spool")
 
     def _route(self, job: Job) -> None:
         mode = self.mode_of(job.origin.node)
@@ -351,16 +388,3 @@ class LocalExecutor:
 
     def _spool_folder(self) -> str:
         return self._spool
-
-
-def _remove_folder(path: str) -> None:
-    """Remove the spool folder, and the worker's and the workers' folders if nothing else is in them."""
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
-    for _ in range(2):
-        path = os.path.dirname(path)
-        try:
-            os.rmdir(path)
-        except OSError:
-            return

@@ -14,13 +14,14 @@ from typing import Any, Literal
 import anyio
 
 from furu_async._executors.base import Node
+from furu_async._executors.continuing import NOTHING, Earlier, Spent, spent
 from furu_async._model.artifact import Furu
 from furu_async._model.dag import dependencies
 from furu_async._plan.events import NodeRules, Probed
 from furu_async._runner.validity import Validation
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._runtime.config import FuruConfig
-from furu_async._store.artifacts import look
+from furu_async._store.artifacts import Look, look
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
 from furu_async._store.marker import is_marked
@@ -42,6 +43,8 @@ class Found:
     Attributes:
         generation: the newest one; 0 where none exists or the marker alone was looked at.
         detail: who holds it, or what went wrong.
+        run_id: of a published one: whose result it is, where that was looked at.
+        spent: what an earlier controller of the run counted.
     """
 
     verdict: Verdict
@@ -50,18 +53,23 @@ class Found:
     detail: str = ""
     claim: Claim | None = None
     notes: tuple[str, ...] = ()
+    run_id: str = ""
+    spent: Spent = NOTHING
 
 
-def probe_many(root: str, items: Sequence[tuple[str, str]], exact: bool = False) -> list[Found]:
+def probe_many(
+    root: str, items: Sequence[tuple[str, str]], exact: bool = False, earlier: Earlier | None = None
+) -> list[Found]:
     """Look at artifacts given as (name, hash); blocking, never raises for one of them.
 
     Args:
         exact: find the generation of published ones too (a marker alone does not tell).
+        earlier: what the dead controller of this very run left, where there was one.
     """
     found = []
     for name, digest in items:
         try:
-            found.append(_probe_one(ArtifactPaths(root, name, digest), exact))
+            found.append(_probe_one(ArtifactPaths(root, name, digest), exact, earlier))
         except OSError as error:
             found.append(Found("unknown", detail=f"{error.strerror or error}: {error.filename or name}"))
         except Exception as error:
@@ -69,13 +77,24 @@ def probe_many(root: str, items: Sequence[tuple[str, str]], exact: bool = False)
     return found
 
 
-def _probe_one(paths: ArtifactPaths, exact: bool) -> Found:
+def _probe_one(paths: ArtifactPaths, exact: bool, earlier: Earlier | None) -> Found:
     if not exact and is_marked(paths):
         return Found("valid")
     seen = look(paths)
     notes = tuple(seen.notes)
     if seen.verdict == "published":
-        return Found("valid", seen.generation, notes=notes)
+        return Found("valid", seen.generation, notes=notes, run_id=seen.end.run_id if seen.end else "")
+    if earlier is None or seen.verdict == "damaged":
+        return _judge_unpublished(seen)
+    counted = spent(paths, seen, earlier)
+    # What became of an attempt of this very run is told by the counts.
+    found = Found("absent", seen.generation, notes=notes) if counted.newest else _judge_unpublished(seen)
+    found.spent = counted
+    return found
+
+
+def _judge_unpublished(seen: Look) -> Found:
+    notes = tuple(seen.notes)
     if seen.verdict == "claimed":
         claim = seen.claim
         if claim is not None and known_dead(claim.owner) is True:
@@ -155,6 +174,7 @@ class Planner:
         self.wanted: list[str] = []
         self.done: set[str] = set()
         self.reran: set[str] = set()
+        self.earlier: Earlier | None = None
         self._careful: set[str] = set()
         self._slots = asyncio.Semaphore(_PARALLEL)
 
@@ -194,7 +214,9 @@ class Planner:
         items = [(node.name, node.hash) for node in nodes]
         deadline = self.config.infra_secs
         try:
-            found = await DOOR.probe.run(probe_many, self.root, items, exact, deadline=min(60.0, deadline))
+            found = await DOOR.probe.run(
+                probe_many, self.root, items, exact, self.earlier, deadline=min(60.0, deadline)
+            )
         except BlockingTimeout as error:
             found = [Found("unknown", detail=f"{error} ({self.root} does not answer)")] * len(nodes)
         loop = asyncio.get_running_loop()
@@ -219,6 +241,10 @@ class Planner:
         except FuruError as error:
             self.fail(error)  # a mistake in the definition concerns the whole run
             return
+        before = answer.spent
+        if before.counts and not node.attempts:
+            node.attempts = sum(before.counts.values())
+            node.history = before.lines
         self.post(
             Probed(
                 node.hash,
@@ -228,6 +254,8 @@ class Planner:
                 failure=answer.failure,
                 detail=answer.detail,
                 jitter=self.jitter() if answer.verdict == "unknown" else 0.0,
+                spent=before.counts,
+                last=before.last,
             )
         )
 
@@ -235,8 +263,10 @@ class Planner:
         """A published artifact that is to be computed again, or whose class checks its results itself."""
         if node.hash not in self.reran and self.wants_rerun(node):
             self.reran.add(node.hash)
-            node.supersede = answer.generation
-            return Found("absent", answer.generation)
+            if self.earlier is None or answer.run_id != self.earlier.run_id:
+                node.supersede = answer.generation
+                return Found("absent", answer.generation)
+            # Once per run, and the earlier controller of this one has done it.
         careful = node.hash in self._careful
         self._careful.discard(node.hash)
         if not node.info.has_validate and not careful:

@@ -34,12 +34,12 @@ class Run:
     """
 
     def __init__(self, driver: Driver, ledger: Ledger, check: bool, timeout: float | None) -> None:
-        self.run_id: str = driver.run_id
         self._driver = driver
         self._ledger = ledger
         self._check = check
         self._timeout = timeout
         self._started = asyncio.get_running_loop().time()
+        self._settled = asyncio.Event()
         self._ended = asyncio.Event()
         self._report: RunReport | None = None
         self._crash: BaseException | None = None
@@ -47,6 +47,14 @@ class Run:
     def __repr__(self) -> str:
         state = "ended" if self._ended.is_set() else "running"
         return f"<Run {self.run_id} {state} {self.counts()}>"
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run, also of its folder. Final when `settled` returns, and before the first event.
+
+        Until then it is a fresh one; a run that goes on with that of a dead controller has that one's name.
+        """
+        return self._driver.run_id
 
     @property
     def done(self) -> bool:
@@ -87,6 +95,10 @@ class Run:
 
     def __await__(self) -> Generator[Any, None, RunReport]:
         return self.wait().__await__()
+
+    async def settled(self) -> None:
+        """Wait until `run_id` is final: one look at the store, where no dead controller has begun the same run."""
+        await self._settled.wait()
 
     async def ended(self) -> None:
         """Wait for the end, however the run ends; raises nothing of it."""
@@ -129,21 +141,30 @@ class Run:
         if why == "error" and self._check:
             raise FuruRunFailed(f"run {self.run_id} was ended: {self._why_ended(report)}", "", report)
         if self._check and not report.ok:
-            raise FuruRunFailed(f"run {self.run_id} failed: {report.counts}", "", report)
+            stuck = self._let_stand(report, "were left unfinished by owners that are gone", "lost")
+            why = f"\n{stuck}" if stuck else ""
+            raise FuruRunFailed(f"run {self.run_id} failed: {report.counts}{why}", "", report)
         return report
 
     def _why_ended(self, report: RunReport) -> str:
-        """Why a run was refused or given up; a refused one with every failed node on a line of its own."""
+        """Why a run was refused or given up."""
+        return self._let_stand(report, "have failed before or were left unfinished") or "it cannot go on"
+
+    def _let_stand(self, report: RunReport, what: str, kind: str = "") -> str:
+        """Every node that was not begun because ``retry_failed=False``: most of them on a line of their own."""
         failed = [node for node in report if node.status == "failed"]
-        if self._driver.state.policy.retry_failed or any(node.attempts for node in failed):
-            return "it cannot go on"
-        lines = ["these have failed before, and retry_failed=False lets that stand:"]
+        if kind:
+            failed = [n for n in failed if n.failure and n.failure.kind == kind and not n.attempts]
+        if not failed or self._driver.state.policy.retry_failed or any(node.attempts for node in failed):
+            return ""
+        lines = [f"these {what}, and retry_failed=False lets that stand:"]
         lines += [
             f"{node.label} [{node.hash[:12]}]: {node.failure.line() if node.failure else ''}"
             for node in failed[:_LISTED]
         ]
         if len(failed) > _LISTED:
-            lines.append(f"… and {len(failed) - _LISTED} more")
+            lines.append(f"and {len(failed) - _LISTED} more:")
+            lines.append(" ".join(node.hash[:12] for node in failed[_LISTED:]))
         return "\n  ".join(lines)
 
     # -- inside ----------------------------------------------------------------------------------------------
@@ -156,8 +177,12 @@ class Run:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(self._timeout, driver.stop, "timeout", f"timeout={self._timeout:g}")
         try:
-            ledger.run_started(f"root {driver.root}")
+            continues = await driver.settle()
+            self._settled.set()
+            await asyncio.sleep(0)  # who waited for the name gets it before the first event
+            ledger.run_started(f"root {driver.root}" + (f"; {continues}" if continues else ""))
             await driver.run()
+            await driver.recorded()
         except Exception as error:
             self._crash = error
         finally:
@@ -180,6 +205,7 @@ class Run:
 
         if ledger.journal.trouble:
             ledger.notes.append(ledger.journal.trouble)
+        self._settled.set()
         self._report = RunReport(
             run_id=self.run_id,
             run_dir=self.run_dir,

@@ -152,12 +152,17 @@ class Scheduler:
         config: FuruConfig | None = None,
         on_event: EventListener | Sequence[EventListener] | None = None,
         distrust: Sequence[Furu[Any]] = (),
+        keep: bool = True,
     ) -> Run:
         """Begin a run; returns at once. Arguments as of `run_dag`.
+
+        If a controller that is dead had begun the same run and not ended it (the same set of targets, the same kind of
+        executor, the same store), it goes on under its name and with its counts.
 
         Args:
             distrust: artifacts whose result somebody could not use: a marker is not believed, their files are
                 looked at.
+            keep: False: a run that ends well leaves no folder.
 
         Raises:
             FuruDefinitionError: an argument is wrong.
@@ -181,7 +186,9 @@ class Scheduler:
         listeners = check_listeners(on_event)
         run_id = make_run_id()
         ledger = Ledger(run_id, str(settings.path), listeners)
-        driver = Driver(run_id, objs, self._executor, policy, settings, names, ledger, self._executor.seed)
+        driver = Driver(
+            run_id, objs, self._executor, policy, settings, names, ledger, self._executor.seed, keep
+        )
         driver.distrust.update(obj.furu_hash for obj in distrust)
         run = Run(driver, ledger, check, timeout)
         warning = root_warning(str(settings.path))

@@ -24,6 +24,11 @@ def wall() -> float:
     return time.time()  # noqa: TID251  (this is the one place)
 
 
+def utc(at: float) -> str:
+    """A wall time in full, for people who may be anywhere."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
+
+
 def of_day(at: float) -> str:
     """A wall time as the local time of day, for people; with the date where that is not today's."""
     then, today = time.localtime(at), time.localtime(wall())

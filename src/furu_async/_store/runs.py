@@ -331,6 +331,14 @@ def remove_run(paths: RunPaths) -> None:
     _try_rmdir(paths.base)
 
 
+def remove_spool(folder: str) -> None:
+    """Remove the folder of a supervisor's spool files, and those of worker, workers and run if that was all."""
+    _remove(folder)
+    for _ in range(3):
+        folder = os.path.dirname(folder)
+        _try_rmdir(folder)
+
+
 def _try_rmdir(path: str) -> None:
     try:
         fs.rmdir(path)
