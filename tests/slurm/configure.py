@@ -50,10 +50,10 @@ class Options:
         slurmd_timeout: silence after which a node is DOWN and its jobs are requeued or failed.
         kill_wait: time between SIGTERM and SIGKILL.
         grace_time: time that a preempted job has before it is requeued, besides `kill_wait`.
-        requeue_delay: how long a requeued job has to wait (Slurm: ``cred_expire``, 120 by default).
+        requeue_delay: how long a requeued job has to wait (Slurm: ``cred_expire``, 120 by default); at least 5.
         max_job_count: jobs that slurmctld keeps at most, ended ones included.
         max_array_size: one more than the largest index of an array.
-        message_timeout: how long commands wait for slurmctld.
+        message_timeout: how long commands wait for slurmctld, and slurmctld for a node.
         scheduler: SchedulerParameters.
         extra: further lines of slurm.conf.
     """
@@ -67,10 +67,10 @@ class Options:
     slurmd_timeout: int = 5
     kill_wait: int = 2
     grace_time: int = 0
-    requeue_delay: int = 2
+    requeue_delay: int = 5
     max_job_count: int = 1000
     max_array_size: int = 1001
-    message_timeout: int = 10
+    message_timeout: int = 5
     scheduler: str = "batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf_interval=1,preempt_youngest_first"
     extra: tuple[str, ...] = ()
 
@@ -219,7 +219,7 @@ def _habits(options: Options) -> dict[str, object]:
         "PriorityType": "priority/basic",
         "SchedulerParameters": options.scheduler,
         "JobRequeue": 1,
-        "ReturnToService": 2,
+        "ReturnToService": 1,
         "MinJobAge": options.min_job_age,
         "SlurmdTimeout": options.slurmd_timeout,
         "KillWait": options.kill_wait,

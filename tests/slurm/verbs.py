@@ -5,6 +5,7 @@ Each verb returns when Slurm has carried it out, or raises `ClusterError` with w
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from tests.slurm import daemons
 from tests.slurm.configure import Options, Place
@@ -97,7 +99,7 @@ class Verbs(ABC):
     # -- asking
 
     def run(
-        self, *command: str, check: bool = True, text: str | None = None, **settings: object
+        self, *command: str, check: bool = True, text: str = "", seconds: float = 60, **settings: object
     ) -> subprocess.CompletedProcess[str]:
         """Run one of Slurm's commands.
 
@@ -105,10 +107,11 @@ class Verbs(ABC):
             command: its words.
             check: whether an exit code other than 0 is an error.
             text: its standard input.
+            seconds: how long it may take.
             settings: settings of slurm.conf that only this command sees, such as ``MessageTimeout=2``.
 
         Raises:
-            ClusterError: it failed, with what it said; or it did not end within a minute.
+            ClusterError: it failed, or did not end in time and was killed; with what it said.
         """
         words = " ".join(command)
         try:
@@ -116,14 +119,15 @@ class Verbs(ABC):
                 command,
                 env=self.environment(**settings),
                 cwd=self.folder,
-                input=text or "",
+                input=text,
                 capture_output=True,
                 text=True,
-                timeout=60 * daemons.SCALE,
+                timeout=seconds * daemons.SCALE,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise ClusterError(f"`{words}` does not end") from error
+            said = (error.stderr or b"").decode(errors="replace").strip()
+            raise ClusterError(f"`{words}` did not end in {seconds:g} s: {said}") from error
         if check and done.returncode:
             raise ClusterError(f"`{words}` ended with {done.returncode}: {done.stderr.strip()}")
         return done
@@ -200,8 +204,13 @@ class Verbs(ABC):
 
     # -- jobs
 
-    def submit(self, script: str, *options: str, **settings: object) -> str:
+    def submit(self, script: str, *options: str, **settings: Any) -> str:
         """Submit lines of shell as a job; its output is thrown away unless options say otherwise.
+
+        Args:
+            script: the lines.
+            options: further words for sbatch.
+            settings: as for `run`.
 
         Returns:
             The job's id (of an array: the array's).
@@ -285,10 +294,18 @@ class Verbs(ABC):
         """Let a node that is down or drained take jobs again."""
         self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
-    def fail_node(self, node: str, seconds: float = 60) -> None:
-        """SIGKILL a node's slurmd and wait until slurmctld has given the node up; its jobs' processes live on."""
+    def fail_node(self, node: str, by_timeout: bool = False) -> None:
+        """SIGKILL a node's slurmd and have slurmctld give the node up; its jobs' processes live on.
+
+        Args:
+            node: which; `launch` brings it back.
+            by_timeout: let slurmctld find out by itself, which takes some times SlurmdTimeout and MessageTimeout;
+                else it is told.
+        """
         self.kill(node)
-        wait_for(lambda: self.node_states()[node].startswith("DOWN"), seconds, f"node {node} to be down")
+        if not by_timeout:
+            self.down_node(node)
+        wait_for(lambda: self.node_states()[node].startswith("DOWN"), 90, f"node {node} to be down")
 
     # -- the cluster's memory
 
@@ -302,6 +319,17 @@ class Verbs(ABC):
             self.restart("slurmctld")
         if changed:
             self.run("scontrol", "reconfigure")
+
+    def save(self) -> None:
+        """Wait until slurmctld has written to disk what has happened up to now, which it does every five seconds.
+
+        What it has not written is lost when it is killed: a job that sbatch has confirmed is then unknown.
+        """
+        name = f"mark-{secrets.token_hex(8)}"
+        mark = self.submit("true", "-H", "-J", name)
+        state = self.folder / "ctld" / "job_state"
+        wait_for(lambda: state.exists() and name.encode() in state.read_bytes(), 30, "slurmctld to save its state")
+        self.cancel(mark)
 
     def purge(self, *job_ids: str) -> None:
         """Make slurmctld forget ended jobs, all of them, without waiting for MinJobAge; sacct still knows them."""
