@@ -89,6 +89,9 @@ class KeeperClient:
         except OSError as error:
             ours.close()
             raise FuruExecutorError(f"the keeper process cannot be started: {error}") from error
+        except BaseException:
+            ours.close()  # one that is started all the same hears at once that nobody is there
+            raise
         finally:
             theirs.close()
         self.pid = self._process.pid
@@ -242,6 +245,8 @@ class KeeperClient:
         self._closing = True
         if self._restart is not None and not self._restart.done():
             await asyncio.wait([self._restart], timeout=seconds)
+            self._restart.cancel()
+            await asyncio.wait([self._restart], timeout=1.0)
         process = self._process
         if process is None:
             return
