@@ -131,9 +131,10 @@ class Liar(mfusepy.Operations):
 
         return self._do("getattr", (path,), call)
 
-    def readdir(self, path: str, fh: int) -> Iterator[str]:
+    def readdir(self, path: str, fh: int) -> Iterator[tuple[str, dict[str, int], int]]:
         names = self._do("readdir", (path,), lambda: self._listed(path))
-        return iter([".", "..", *names])
+        # An entry without an inode number is taken for a removed one.
+        return iter([(name, {"st_ino": 1}, 0) for name in (".", "..", *names)])
 
     def _listed(self, path: str) -> list[str]:
         now = time.monotonic()
@@ -154,11 +155,10 @@ class Liar(mfusepy.Operations):
     # -- names -----------------------------------------------------------------------------------------------
 
     def _name(self, op: str, paths: tuple[str, ...], call: Callable[[], Any]) -> int:
-        try:
-            self._do(op, paths, call)
-        finally:
-            for path in paths:
-                self._changed(path)
+        self._do(op, paths, call)
+        # A host knows of its own changes, but not of one whose reply it has not heard.
+        for path in paths:
+            self._changed(path)
         return 0
 
     def mkdir(self, path: str, mode: int) -> int:
@@ -202,10 +202,9 @@ class Liar(mfusepy.Operations):
 
     def create(self, path: str, mode: int, fi: Any = None) -> int:
         flags = os.O_RDWR | os.O_CREAT | (fi or 0) & (os.O_EXCL | os.O_TRUNC)
-        try:
-            return self._do("create", (path,), lambda: os.open(self._at(path), flags, mode))
-        finally:
-            self._changed(path)
+        made: int = self._do("create", (path,), lambda: os.open(self._at(path), flags, mode))
+        self._changed(path)
+        return made
 
     def open(self, path: str, flags: int) -> int:
         # The kernel has appended already: a write comes with its place.

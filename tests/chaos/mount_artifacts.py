@@ -54,6 +54,22 @@ class Held(Furu[int]):
         return self.n
 
 
+class Flaky(Furu[int]):
+    """Raises as long as one file is there, then waits as long as another is."""
+
+    marks: str
+    broken: str
+    hold: str
+
+    def _create(self) -> int:
+        if os.path.exists(self.broken):
+            raise ValueError("broken")
+        mark(self.marks, "begin")
+        while os.path.exists(self.hold):
+            time.sleep(0.01)
+        return 1
+
+
 class Twin(Furu[dict[str, str]]):
     """A value and a file that belong together: both say by which attempt they were made."""
 

@@ -100,16 +100,17 @@ def test_two_hosts_want_the_same_at_the_same_moment(mount_lab: Lab) -> None:
 @pytest.mark.fault("F21")
 @pytest.mark.parametrize("how", ["names", "listings"])
 def test_a_host_with_stale_caches_waits_for_the_result_of_another(mount_lab: Lab, how: str) -> None:
+    env = {"FURU_LEASE_SECS": "5", "FURU_HEARTBEAT_SECS": str(BEAT)}  # longer than what is remembered
     make, hold = held(mount_lab)
-    a = mount_lab.bind("a")
-    b = mount_lab.bind("b") if how == "names" else mount_lab.lying("b", names=5.0, listing=5.0)
-    one = mount_lab.host("a", a, make, env=ENV)
+    a = mount_lab.bind("a", 2.0)
+    b = mount_lab.bind("b", 2.0) if how == "names" else mount_lab.lying("b", names=2.0, listing=2.0)
+    one = mount_lab.host("a", a, make, env=env)
     begun(mount_lab, 1)
     total = f"Total(marks={str(mount_lab.marks)!r}, n=1, parts=({make},))"
-    other = mount_lab.host("b", b, total, env=ENV)
+    other = mount_lab.host("b", b, total, env=env)
     until(lambda: other.saw("node_waiting"), "b waits")
     assert other.saw("on a) holds the claim"), "it says for whom"
-    time.sleep(2 * LEASE)  # an owner that beats is not replaced, however long it takes
+    time.sleep(6)  # an owner that beats is not replaced, however long it takes
     hold.unlink()
     freed = time.monotonic()
     checked(one, created=1)
@@ -118,6 +119,33 @@ def test_a_host_with_stale_caches_waits_for_the_result_of_another(mount_lab: Lab
     assert mount_lab.marked() == ["begin", "end", "total.1"]
     assert not other.ends[0]["history"], "no attempt was lost to a name that was not there yet"
     assert mount_lab.left_over() == []
+
+
+@pytest.mark.fault("F21")
+def test_a_claim_that_no_listing_shows_is_waited_for_and_not_asked_for_again(mount_lab: Lab) -> None:
+    hold, broken = mount_lab.folder / "hold", mount_lab.folder / "broken"
+    hold.touch()
+    broken.touch()
+    make = mount_lab.make(f"Flaky(marks=MARKS, broken={str(broken)!r}, hold={str(hold)!r})")
+    a, b = mount_lab.bind("a", 0.1), mount_lab.lying("b", listing=10.0)
+    (end,) = mount_lab.host("a", a, make, options={"retries": 0}).finish()
+    assert end["failures"] == [["compute", "broken"]]
+    (end,) = mount_lab.host("b", b, make, options={"retry_failed": False}).finish()
+    assert not end["ok"], "it looks, and remembers that there is one generation"
+    broken.unlink()
+    one = mount_lab.host("a", a, make)
+    begun(mount_lab, 1)
+    b.tell({"op": ["getattr"], "path": "claims/2$"})  # no lie: it is only counted
+    other = mount_lab.host("b", b, make)
+    until(lambda: other.saw("on a) holds the claim"), "b waits")
+    time.sleep(2.0)
+    (looks,) = b.met()
+    assert looks < 100, "asking for the claim again and again"
+    assert not other.saw("node_retry"), "an end of an earlier generation is no news"
+    hold.unlink()
+    checked(one, created=1)
+    checked(other, cached=1)
+    assert mount_lab.marked() == ["begin"]
 
 
 # -- one is gone, or seems so --------------------------------------------------------------------------------

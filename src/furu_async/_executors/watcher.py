@@ -27,6 +27,7 @@ from furu_async._store.artifacts import Look, look
 from furu_async._store.beat import read_beat
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
+from furu_async._store.look import look_at
 from furu_async.report import Failure
 
 _FIRST = 0.2
@@ -78,13 +79,14 @@ class _Sight:
     error: str = ""
 
 
-def _see(root: str, items: Sequence[tuple[str, str]]) -> list[_Sight]:
-    """Look at artifacts; the owner of several of them is looked at once."""
+def _see(root: str, items: Sequence[tuple[str, str, int]]) -> list[_Sight]:
+    """Look at artifacts, given with the generation that is known to be claimed (or 0); an owner is looked at once."""
     sights = []
     beats: dict[str, bytes | None] = {}
-    for name, digest in items:
+    for name, digest, held in items:
+        paths = ArtifactPaths(root, name, digest)
         try:
-            seen = look(ArtifactPaths(root, name, digest))
+            seen = look_at(paths, held) if held else look(paths)
             sight = _Sight(seen)
             if seen.verdict == "claimed" and seen.claim is not None:
                 sight.dead = known_dead(seen.claim.owner)
@@ -191,7 +193,7 @@ class Watcher:
         due = self._due(now)
         if not due:
             return
-        items = [(item.node.name, item.node.hash) for item in due]
+        items = [(item.node.name, item.node.hash, item.node.held) for item in due]
         try:
             sights = await DOOR.probe.run(_see, self.root, items, deadline=60.0)
         except BlockingTimeout as error:

@@ -88,7 +88,11 @@ def look_at(paths: ArtifactPaths, n: int) -> Look:
         return seen
     if atomic.exists(paths.end(n)):
         return _look_ended(paths, n, seen.notes)
-    return Look("claimed", n, _read_claim(paths, n, seen.notes), notes=seen.notes)
+    try:
+        return Look("claimed", n, _read_claim(paths, n, seen.notes), notes=seen.notes)
+    except FileNotFoundError:
+        # Somebody has removed the folder since.
+        return seen
 
 
 def _newest(folder: str, notes: list[str]) -> int:
