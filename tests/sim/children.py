@@ -40,8 +40,8 @@ class Attempt:
 class Witness(Protocol):
     """Who is told of every ``_create``."""
 
-    def begun(self, attempt: Attempt) -> None:
-        """It begins now."""
+    def begun(self, attempt: Attempt) -> str:
+        """It begins now; gives what is wrong with its inputs."""
 
     def ended(self, attempt: Attempt) -> None:
         """It has ended, or was killed."""
@@ -71,7 +71,9 @@ class Child:
 
     def _begin(self, job: Job, outcome: Outcome) -> None:
         self.attempt = Attempt(job, self.supervisor, self.process, self.loop.now)
-        self.witness.begun(self.attempt)
+        missing = self.witness.begun(self.attempt)
+        if missing:
+            outcome = Fails("inputs", missing, after=0.01)
         if not isinstance(outcome, Hangs):
             assert isinstance(outcome, Returns | Fails | Raises)
             self.loop.spawn(self.process, lambda: self._end(job, outcome), outcome.after)
@@ -100,9 +102,7 @@ class Child:
 
     def _tell(self, result: TaskResult, within: float) -> None:
         if self._answer is not None:
-            self.loop.at(
-                self.supervisor, self.loop.rng.random() * within, _set, self._answer, result
-            )
+            self.loop.at(self.supervisor, self.loop.rng.random() * within, _set, self._answer, result)
 
     def _lifeline(self) -> None:
         """The kernel kills it when its supervisor dies; sometimes something of it lives on, for whoever takes over."""

@@ -234,7 +234,9 @@ class Keepers:
         supervisor = here.get()
         assert supervisor is not None
         process = self.loop.start_process(supervisor.host, "keeper", supervisor.number)
-        end = Endpoint(self.loop, process)  # it inherits the socket; the supervisor's copy is closed without effect
+        end = Endpoint(
+            self.loop, process
+        )  # it inherits the socket; the supervisor's copy is closed without effect
         end.peer, ours = theirs.peer, theirs.peer
         assert ours is not None
         ours.peer, theirs.peer = end, None

@@ -19,7 +19,19 @@ from furu_async._store.manifest import missing_files
 from furu_async._store.marker import read_marker
 from furu_async._store.records import Claim, Damaged, End, decode
 
-_GRAINED = ("link", "rename", "replace", "unlink", "mkdir", "rmdir", "open", "listdir", "stat", "lstat", "pwrite")
+_GRAINED = (
+    "link",
+    "rename",
+    "replace",
+    "unlink",
+    "mkdir",
+    "rmdir",
+    "open",
+    "listdir",
+    "stat",
+    "lstat",
+    "pwrite",
+)
 _SLACK = 0.97
 
 
@@ -100,27 +112,32 @@ class Watch:
 
     # -- _create ---------------------------------------------------------------------------------------------
 
-    def begun(self, attempt: Attempt) -> None:
-        """A ``_create`` begins."""
+    def begun(self, attempt: Attempt) -> str:
+        """A ``_create`` begins; gives what is wrong with its inputs, where a crash may have taken them."""
         self.attempts += 1
         truth(self.on_attempt, attempt)
         self.say("begins", attempt.obj.number, attempt.generation)
-        for dep in attempt.obj.inputs:
-            problem = truth(self._unusable, dep)
-            if problem:
-                self.break_("torn", f"{attempt.obj!r} was begun, and its input {dep!r} {problem}")
         others = [one for one in self.running[attempt.hash] if one.ended is None]
         for other in others:
             self.overlaps += 1
-            lost = self.lost.get((attempt.hash, other.generation))
-            if lost is None or not (lost.dead or lost.silent >= self.lease * _SLACK):
-                how = "had not ended" if lost is None else f"had been silent for {lost.silent:g} s only"
-                self.break_(
-                    "doubles",
-                    f"{attempt.obj!r} generation {attempt.generation} was begun while generation "
-                    f"{other.generation} ran, whose owner {other.owner!r} {how}",
-                )
+            self._check_overlap(*sorted((attempt, other), key=lambda each: each.generation))
         self.running[attempt.hash] = [*others, attempt]
+        for dep in attempt.obj.inputs:
+            problem = truth(self._unusable, dep)
+            if problem and not self.tails_lost:
+                self.break_("torn", f"{attempt.obj!r} was begun, and its input {dep!r} {problem}")
+            if problem:
+                return f"its input {dep!r} {problem}"
+        return ""
+
+    def _check_overlap(self, older: Attempt, newer: Attempt) -> None:
+        lost = self.lost.get((older.hash, older.generation))
+        if older.generation != newer.generation and lost is not None:
+            if lost.dead or lost.silent >= self.lease * _SLACK:
+                return
+        how = "had not ended" if lost is None else f"had been silent for {lost.silent:g} s only"
+        text = f"{older.obj!r} generations {older.generation} and {newer.generation} run at the same time"
+        self.break_("doubles", f"{text}; the first one's owner {older.owner!r} {how}")
 
     def ended(self, attempt: Attempt) -> None:
         """A ``_create`` has ended, or was killed."""
