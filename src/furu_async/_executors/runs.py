@@ -142,8 +142,8 @@ class Run:
             raise FuruRunFailed(f"run {self.run_id} was ended: {self._why_ended(report)}", "", report)
         if self._check and not report.ok:
             stuck = self._let_stand(report, "were left unfinished by owners that are gone", "lost")
-            why = f"\n{stuck}" if stuck else ""
-            raise FuruRunFailed(f"run {self.run_id} failed: {report.counts}{why}", "", report)
+            more = f"\n{stuck}" if stuck else ""
+            raise FuruRunFailed(f"run {self.run_id} failed: {report.counts}{more}", "", report)
         return report
 
     def _why_ended(self, report: RunReport) -> str:

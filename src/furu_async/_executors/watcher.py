@@ -32,7 +32,7 @@ from furu_async.report import Failure
 
 _FIRST = 0.2
 _GROWTH = 1.5
-_SPREAD = 0.3
+_SPREAD = 0.5
 """By how much of its length an interval may be shortened, so that waits that began together do not look together."""
 _LOOKS_PER_SEC = 200
 """With more waits than this bears, each of them looks less often, but five times in a lease."""
@@ -64,6 +64,7 @@ class _Watched:
     before: float = 0.0
     interval: float = _FIRST
     seen: leases.Observation | None = None
+    reason: str = ""
     told: str = ""
     until: float = 0.0
     trouble_since: float | None = None
@@ -242,7 +243,7 @@ class Watcher:
             end = item.since + longest - item.before
             item.next_look = min(item.next_look, end)
             if now >= end:
-                text = f"waited {longest:g} s (FURU_MAX_WAIT_SECS); last seen: {item.told}"
+                text = f"waited {longest:g} s (FURU_MAX_WAIT_SECS); last seen: {item.reason}"
                 self._end(item, WatchEnded(item.node.hash, "timeout", detail=text), now)
 
     def _no_information(self, item: _Watched, error: str, now: float) -> bool:
@@ -283,7 +284,7 @@ class Watcher:
         patience = leases.limit(item.seen, self.rules)
         # Looks far apart prove nothing (see `leases.observe`), so a short lease is looked at more often.
         item.next_look = min(item.next_look, now + patience / 5)
-        text = f"waiting: {describe_claim(claim)}; {self._then} if silent for {patience:g} s"
+        text = f"{describe_claim(claim)}; {self._then} if silent for {patience:g} s"
         self._say(item, text, leases.next_decision(item.seen, self.rules), now)
         return False
 
@@ -292,11 +293,13 @@ class Watcher:
         longest = self.config.max_wait_secs
         if longest is not None:
             until = min(until, item.since + longest - item.before)
-        if item.told.startswith(text) and now < item.until:
+        if text == item.reason and now < item.until:
             return
-        item.until = until
+        item.reason, item.until = text, until
         decided = clock.wall() + until - now
-        item.told = f"{text} (since {clock.of_day(item.began)}, next decision {clock.of_day(decided)})"
+        item.told = (
+            f"waiting since {clock.of_day(item.began)}, next decision by {clock.of_day(decided)}: {text}"
+        )
         self._tell(item.node, item.told, item.began, decided)
 
     def _end(self, item: _Watched, event: WatchEnded, now: float) -> None:
