@@ -202,10 +202,14 @@ class Trial:
             asleep = [pid for pids in observer.family().values() for pid in pids]
             stopped = [pid for pids in owner.family().values() for pid in pids]
             stopped = stopped if self.plan.who == "both" else []
-            send(signal.SIGSTOP, asleep + stopped)
+            send(signal.SIGSTOP, stopped)
+            self._pass(0.5 * LEASE)
+            send(signal.SIGSTOP, asleep)
             self._pass(1.5 * LEASE)
-            # The observer wakes first: all that it sees for a moment is a beat that is older than a lease.
-            send(signal.SIGCONT, asleep + stopped)
+            # The observer wakes first: all that it sees for a while is a beat that is older than a lease.
+            send(signal.SIGCONT, asleep)
+            self._pass(0.4 * LEASE)
+            send(signal.SIGCONT, stopped)
             self._pass(0.8 * LEASE)
         self.hold.unlink()
         answers = [owner.answer(), observer.answer()]
