@@ -22,8 +22,10 @@ from furu_async._executors.runs import CANCEL_SECS
 from furu_async._executors.watcher import Watcher
 from furu_async._runner.keeper_client import KeeperClient
 from furu_async._runtime import clock
+from furu_async._runtime.blocking import DOOR
 from furu_async._store.artifacts import look
 from furu_async._testing.keeper import InProcessKeeper
+from furu_async._testing.strangers import Stranger
 from furu_async.errors import FuruError, FuruRunCancelled
 from furu_async.testing import (
     Computes,
@@ -222,6 +224,26 @@ def test_an_observer_that_slept_does_not_declare_others_lost() -> None:
         return await run_dag(Item(number=1), executor=FakeExecutor(script))
 
     assert run_virtual(main(), seed=1).counts["cached"] == 1
+
+
+@pytest.mark.fault("F14", "F63")
+def test_an_owner_that_is_back_while_its_successor_waits_for_room_is_left_alone(root: FuruConfig) -> None:
+    theirs = Item(number=1)
+
+    async def main() -> RunReport:
+        stranger = Stranger(str(root.path), theirs)
+        assert await DOOR.files.run(stranger.claim)
+        script = {Limited: Returns(0, after=49.0), Item: Fails("protocol", "two at the same time")}
+        async with Scheduler(FakeExecutor(script, workers=1), config=root) as scheduler:
+            run = scheduler.start([theirs, *(Limited(number=k) for k in range(9))])
+            for beats in range(40):  # silent for two leases, lost after one, back before there is room
+                await asyncio.sleep(root.heartbeat_secs)
+                if beats > 14:
+                    await DOOR.files.run(stranger.beat)
+            await DOOR.files.run(stranger.publish, 1)
+            return await run
+
+    assert run_virtual(main(), seed=1)[theirs].status == "cached"
 
 
 def test_what_runs_in_this_process_uses_the_settings_of_its_run(tmp_path: Path) -> None:

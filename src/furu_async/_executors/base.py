@@ -29,6 +29,7 @@ class Node:
         supersede: generation whose result is to be set aside before the node runs (it was invalid, or is to be
             computed again); 0 for none.
         takeover: generation whose owner was found lost and may be replaced; 0 for none.
+        silent_at: that owner's beat when it was judged; another one since then says that it is back.
         held: generation that a claim met, which a listing of the store may not show for a while; 0 for none.
         started_at, ended_at: wall time, for the report.
     """
@@ -39,6 +40,7 @@ class Node:
     info: ClassInfo
     supersede: int = 0
     takeover: int = 0
+    silent_at: bytes | None = None
     held: int = 0
     generation: int = 0
     attempts: int = 0

@@ -216,13 +216,19 @@ class Steps:
         if dead or node.takeover == generation:
             why = "its owner is gone" if dead else "its owner gave no sign of life for a lease"
             op = ("takeover", run.root, run.run_id, node.name, node.hash, generation, why)
-            self.keeper.request(op, lambda answer: self._on_claim(job, answer))
+            silent_at = () if dead else (node.silent_at,)
+            self.keeper.request((*op, *silent_at), lambda answer: self._on_taken_over(job, answer))
             return
         from furu_async._executors.planner import describe_claim
 
         for request in job.requests:
             request.node.held = generation
         self._finish(job, lambda: job.elsewhere(describe_claim(claim)))
+
+    def _on_taken_over(self, job: Job, reply: Any) -> None:
+        if reply["r"] == "taken":  # it is back, or somebody else was quicker
+            job.origin.node.takeover = 0
+        self._on_claim(job, reply)
 
     def _end_own(self, job: Job, generation: int) -> None:
         """End what an earlier attempt of this run still holds: its end could not be written (a full disk)."""
@@ -300,7 +306,7 @@ class Steps:
             return
         if reply["r"] == "error" and failure.kind != "infrastructure":
             text = f"{failure.message}\n(and its end could not be recorded: {reply.get('text', '')})"
-            failure = _replace_message(failure, text)
+            failure = msgspec.structs.replace(failure, message=text)
         self._finish(job, lambda: job.failed(failure))
 
     def _fenced(self, job: Job, reply: Any) -> None:
@@ -384,7 +390,3 @@ def _read_end(data: Any) -> End | None:
         return decode(End, data, "end")
     except Exception:
         return None
-
-
-def _replace_message(failure: Failure, text: str) -> Failure:
-    return msgspec.structs.replace(failure, message=text)

@@ -242,7 +242,8 @@ class LocalExecutor:
             await asyncio.gather(self._keeper_up, return_exceptions=True)
             await self.keeper.aclose()
         if self._spool:
-            await DOOR.files.run(remove_spool, self._spool, deadline=5.0)
+            removing = DOOR.files.run(remove_spool, self._spool, deadline=5.0)
+            await asyncio.gather(removing, return_exceptions=True)  # on a mount that hangs something is left
 
     # -- inside ----------------------------------------------------------------------------------------------
 

@@ -231,6 +231,7 @@ class Watcher:
             return
         elif self._owner_lost(item, sight, seen, now):
             item.node.takeover = seen.generation
+            item.node.silent_at = item.seen.counter if item.seen is not None else None
             who = describe_claim(seen.claim)
             how = "is gone" if sight.dead else "gave no sign of life"
             failure = Failure(kind="lost", message=f"its owner {how} and left it unfinished: {who}")

@@ -13,6 +13,7 @@ that order. An operation that fails harms no other. Operations, each a list that
                                                               card and beat, claims the run, beats
     claim, root, run_id, name, hash         -> claimed n | published n | taken n claim
     takeover, root, run_id, name, hash, n, reason             ends n as lost, ends what it left here, claims n+1
+             and, for an owner judged by its silence, the beat it was silent at   taken, if it beats again
     publish, root, name, hash, n, end_json, power             -> published | fenced end | broken problems
     finish, root, name, hash, n, end_json   -> published | fenced end
     invalidate, root, name, hash, n, why, run_id              -> ok done
@@ -52,7 +53,7 @@ from furu_async._store.artifacts import (
     takeover,
 )
 from furu_async._store.artifacts import publish_encoded as publish
-from furu_async._store.beat import Beat
+from furu_async._store.beat import Beat, read_beat
 from furu_async._store.holding import HeldRun
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import children_of, end_children, end_left_behind
@@ -235,12 +236,17 @@ class Keeper:
             self._sweeper.add(paths, n)
         return {"r": "claimed", "n": n, "notes": notes} if notes else {"r": "claimed", "n": n}
 
-    def _takeover(self, root: str, run_id: str, name: str, hash: str, n: int, reason: str) -> Reply:
+    def _takeover(
+        self, root: str, run_id: str, name: str, hash: str, n: int, reason: str, *silent_at: bytes | None
+    ) -> Reply:
         run = self._run(root, run_id)
         paths = ArtifactPaths(root, name, hash)
         seen = look(paths)
         if seen.verdict == "claimed" and seen.generation == n and seen.claim is not None:
             owner = seen.claim
+            # Since it was judged, hours may have passed: in a queue, or with a store that cannot be written.
+            if silent_at and read_beat(root, owner.beat) != silent_at[0]:
+                return _seen_reply(paths, seen)
         else:
             owner = None
         reply: ClaimReply = takeover(paths, n, run.card, reason, run_id, lambda: _end_owner(root, owner))

@@ -291,6 +291,22 @@ def test_when_both_are_killed_the_next_one_knows_and_ends_what_they_left(
     made.handle(["close"])
 
 
+@pytest.mark.fault("F14", "F63")
+def test_an_owner_that_beats_again_before_it_is_replaced_keeps_its_claim(root: str) -> None:
+    owner, taker = opened(root), opened(root, "r2", "tok2")
+    assert owner.handle(["claim", root, "r1", NAME, HASH])["n"] == 1
+    beat = RunPaths(root, "r1").worker("w1").beat
+    judged = Path(beat).read_bytes()
+    replace = ["takeover", root, "r2", NAME, HASH, 1, "silent", judged]
+    Path(beat).write_bytes(b"%020d\n" % (int(judged) + 1))  # it was paused, and goes on
+    assert taker.handle(replace)["r"] == "taken"
+    assert not Path(ArtifactPaths(root, NAME, HASH).end(1)).exists()
+    Path(beat).write_bytes(judged)
+    assert taker.handle(replace) == {"r": "claimed", "n": 2}
+    for each in (owner, taker):
+        each.handle(["close"])
+
+
 # -- operations ----------------------------------------------------------------------------------------------
 
 
