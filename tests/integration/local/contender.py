@@ -36,7 +36,9 @@ async def meet(folder: str, name: str, size: int, k: int) -> None:
 
 def tell(event: RunEvent) -> None:
     """An event, as it happens."""
-    say(event=event.kind, message=event.message, status=event.status)
+    say(
+        event=event.kind, message=event.message, status=event.status, name=event.name, attempt=event.attempt
+    )
 
 
 async def main(wanted: dict[str, Any]) -> None:
@@ -62,6 +64,8 @@ async def main(wanted: dict[str, Any]) -> None:
                 values=values,
                 failures=failures,
                 history=history,
+                run_id=report.run_id,
+                notes=list(report.notes),
                 seconds=time.monotonic() - begin,
             )
 

@@ -86,6 +86,16 @@ class Flaky(Furu[int]):
         return 1
 
 
+class Stubborn(Furu[int]):
+    """Fails each time; how long it is waited before the next comes from the environment, in seconds."""
+
+    path: str
+    _retry = Retry(backoff=float(os.environ.get("STUBBORN_BACKOFF", "0.02")))
+
+    def _create(self) -> int:
+        raise RuntimeError(f"no ({count(self.path)})")
+
+
 class Misnamed(Furu[int]):
     """Not worth a retry."""
 
