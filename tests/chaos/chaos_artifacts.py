@@ -10,6 +10,9 @@ import failpoints
 from furu_async import Furu
 from furu_async._model.artifact import binding_of
 
+HURRY = "FURU_CHAOS_HURRY"
+"""Processes with this in their environment do not wait for ``hold``."""
+
 
 def note(path: str, *what: object) -> None:
     """One line, whole also when many processes write; begins with the time on the clock that they share."""
@@ -20,14 +23,40 @@ def note(path: str, *what: object) -> None:
         os.close(fd)
 
 
+def at_work(log: str, key: str) -> list[int]:
+    """Processes that have begun with a key, have not ended, and run (a stopped one does not)."""
+    begun: dict[str, int] = {}
+    try:
+        with open(log) as file:
+            lines = [line.split() for line in file]
+    except FileNotFoundError:
+        return []
+    for _, what, one, generation, pid in lines:
+        if one == key and what == "begin":
+            begun[generation] = int(pid)
+        elif one == key and what == "end":
+            begun.pop(generation, None)
+    return [pid for pid in begun.values() if pid != os.getpid() and _runs(pid)]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X", b"T", b"t")
+    except OSError:
+        return False
+
+
 def work(obj: Leaf | Join) -> str:
     """What every ``_create`` does here; returns something that no other does."""
     bound = binding_of(obj)
     what = (obj.key, bound.generation if bound else 0, os.getpid())
+    for pid in at_work(obj.log, obj.key):
+        note(obj.log, "meets", *what[:2], pid)
     note(obj.log, "begin", *what)
     failpoints.here("inside")
     time.sleep(obj.secs)
-    while obj.hold and os.path.exists(obj.hold):
+    while obj.hold and os.path.exists(obj.hold) and HURRY not in os.environ:
         time.sleep(0.005)
     note(obj.log, "end", *what)
     return os.urandom(8).hex()

@@ -298,7 +298,7 @@ class Note:
 
     Attributes:
         at: when, on the clock that all processes of this machine share.
-        what: ``begin`` or ``end``.
+        what: ``begin`` or ``end``; ``meets``: it was about to begin while process ``pid`` was at the same artifact.
     """
 
     def __init__(self, line: str) -> None:

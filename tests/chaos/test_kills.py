@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from chaos_artifacts import HURRY
 from failpoints import AT
 from lab import (
     Controller,
@@ -91,6 +92,7 @@ class Plan:
     Attributes:
         point: where it is done, as `failpoints.AT`; empty: after ``delay`` seconds.
         victims: roles, or ``itself``.
+        endless: ``_create`` does not end by itself; only of calls that are not killed.
         again: after how many seconds the second try is killed, too; 0: it is not.
     """
 
@@ -98,11 +100,13 @@ class Plan:
     point: str
     delay: float
     victims: tuple[str, ...]
+    endless: bool
     again: float
     mode: str
 
     def __str__(self) -> str:
         when = f"at {self.point}" if self.point else f"after {self.delay:.3f} s"
+        when += " in an endless _create" if self.endless else ""
         again = f", and the next controller after {self.again:.3f} s" if self.again else ""
         return f"trial {self.seed} ({self.mode}): kill {' and '.join(self.victims)} {when}{again}"
 
@@ -128,7 +132,9 @@ def plans(seed: int) -> Iterator[Plan]:
             point += f"/{chance.choice((1, 1, 2, 3)) if often else 1}"
         again = chance.uniform(0.005, 0.4) if chance.random() < 0.2 else 0.0
         mode = "process" if point or chance.random() < 0.8 else chance.choice(("thread", "inline"))
-        yield Plan(seed * 1_000_000 + number, point, chance.uniform(0.0, 0.45), victims, again, mode)
+        endless = mode == "process" and point in ("", "child/inside/1") and chance.random() < 0.5
+        delay = chance.uniform(0.0, 0.45)
+        yield Plan(seed * 1_000_000 + number, point, delay, victims, endless, again, mode)
 
 
 class Trial:
@@ -139,23 +145,25 @@ class Trial:
         self.folder = folder
         self.plan = plan
         self.counts = counts
-        self.log = folder / "log"
+        self.log, self.hold = folder / "log", folder / "hold"
+        if plan.endless:
+            self.hold.touch()
         self.hits = Hits(folder)
         self.missed = 0
         self._zygote = zygote
         self._started: list[Controller] = []
         secs = random.Random(plan.seed).choice((0.0, 0.002, 0.02))
-        rest = f"log={str(self.log)!r}, secs={secs}"
+        rest = f"log={str(self.log)!r}, hold={str(self.hold)!r}, secs={secs}"
         parts = f"Files(key='a', {rest}), Leaf(key='b', {rest})"
         self._make = [f"Join(key='c', parts=({parts}), {rest})"]
 
-    def controller(self, point: str = "") -> Controller:
+    def controller(self, env: dict[str, str]) -> Controller:
         """A process that makes the call."""
         self._started.append(
             self._zygote.start(
                 self.folder,
                 uuid.uuid4().hex,
-                {AT: point, "FURU_HEARTBEAT_SECS": "0.05", "FURU_LEASE_SECS": "60"},
+                {"FURU_HEARTBEAT_SECS": "0.05", "FURU_LEASE_SECS": "60", **env},
                 do="run_dag",
                 make=self._make,
                 mode=self.plan.mode,
@@ -172,7 +180,7 @@ class Trial:
         plan = self.plan
         stopped: int | None = None
         before: dict[str, tuple[object, ...]] = {}
-        first = self.controller(plan.point)
+        first = self.controller({AT: plan.point})
         if plan.point:
             until(lambda: self.hits.ready() or not state(first.pid), f"{plan.point}: {first.story()}")
             stopped = self.hits.wait()
@@ -183,7 +191,7 @@ class Trial:
         if first.pid in killed:
             before, computed = published(self.folder / "store"), self._computed()
             if plan.again:
-                second = self.controller()
+                second = self.controller({HURRY: "1"})
                 time.sleep(plan.again)
                 self._kill(
                     second,
@@ -194,16 +202,16 @@ class Trial:
                 self._check_computed(before, computed)
                 before, computed = now, self._computed()
             began = time.monotonic()
-            last = self.controller()
+            last = self.controller({HURRY: "1"})
             last.answer()
             self._measure(began, "takeover_s")
             self._check_computed(before, computed)
         else:
-            self._measure_retry(first)
+            self._measure_retry(first, time.monotonic())
         self._finish(before)
 
-    def _measure_retry(self, first: Controller) -> None:
-        began = time.monotonic()
+    def _measure_retry(self, first: Controller, began: float) -> None:
+        self.hold.unlink(missing_ok=True)
         first.answer()
         if self.plan.victims == ("child",):
             self._measure(began, "retry_s")
@@ -242,7 +250,7 @@ class Trial:
     def _finish(self, before: dict[str, tuple[object, ...]]) -> None:
         store = self.folder / "store"
         check_kept(before, now := published(store))
-        values = {one.answer()["values"][0] for one in (self.controller(),)}
+        values = {one.answer()["values"][0] for one in (self.controller({HURRY: "1"}),)}
         check_kept(now, published(store))
         done = begun(self.log)
         if len(done) != len(set(done)):
@@ -255,6 +263,8 @@ class Trial:
 
     def _check_apart(self) -> None:
         """No `_create` of an artifact began while the process of an earlier one was at it."""
+        if any(one.what == "meets" for one in notes(self.log)):
+            raise Trouble("doubles", f"two at one artifact at the same time: {notes(self.log)}")
         ends = {(one.key, one.generation): one.at for one in notes(self.log) if one.what == "end"}
         began: dict[str, tuple[int, float]] = {}
         for one in notes(self.log):
