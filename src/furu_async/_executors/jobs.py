@@ -6,6 +6,7 @@ operations of the keeper; every step ends in exactly one event for each run that
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -15,6 +16,7 @@ import msgspec
 
 from furu_async._executors.base import Request
 from furu_async._executors.provenance import described
+from furu_async._executors.publishing import Patience
 from furu_async._executors.resources import NOTHING, Grant
 from furu_async._model.artifact import specs_of
 from furu_async._model.resources import SlurmSpec
@@ -277,14 +279,16 @@ class Steps:
         """An attempt has ended: publish its result or record its failure, read back, tell the runs."""
         job.step = Step.PUBLISHING
         if result.ok:
-            end = self._end(job, "success", None, result, log_path)
-            self._ask_end(job, "publish", end, lambda reply: self._on_published(job, reply))
+            self._publish(job, self._end(job, "success", None, result, log_path), Patience(job.origin.run))
         else:
             failure = result.failure or Failure(kind="killed", message="it ended without saying how")
             end = self._end(job, "failure", failure, result, log_path)
             self._ask_end(job, "finish", end, lambda reply: self._on_failure_recorded(job, reply, failure))
 
-    def _on_published(self, job: Job, reply: Any) -> None:
+    def _publish(self, job: Job, end: End, patience: Patience) -> None:
+        self._ask_end(job, "publish", end, lambda reply: self._on_published(job, reply, end, patience))
+
+    def _on_published(self, job: Job, reply: Any, end: End, patience: Patience) -> None:
         kind = reply["r"]
         if kind == "published":
             self._finish(job, lambda: job.succeeded(created=True))
@@ -298,7 +302,11 @@ class Steps:
             end = self._end(job, "failure", failure)
             self._ask_end(job, "finish", end, lambda answer: self._on_failure_recorded(job, answer, failure))
         else:
-            self._trouble(job, reply)
+            delay = None if job.unwanted else patience.delay(reply)
+            if delay is None:
+                self._trouble(job, reply)
+            else:
+                asyncio.get_running_loop().call_later(delay, self._publish, job, end, patience)
 
     def _on_failure_recorded(self, job: Job, reply: Any, failure: Failure) -> None:
         if reply["r"] == "fenced":

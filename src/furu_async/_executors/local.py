@@ -20,6 +20,7 @@ from furu_async._executors.dispatch import Dispatcher
 from furu_async._executors.inplace import InPlace
 from furu_async._executors.jobs import Job, Step, Steps
 from furu_async._executors.provenance import metadata
+from furu_async._executors.publishing import NEEDS_A_PERSON
 from furu_async._executors.resources import Budget, default_workers
 from furu_async._executors.validity import validate_stored
 from furu_async._executors.workers import Workers
@@ -35,6 +36,7 @@ from furu_async._store.liveness import this_owner
 from furu_async._store.records import Claim, encode
 from furu_async._store.runs import Unfinished, remove_spool
 from furu_async.errors import FuruDefinitionError, FuruError, FuruStoreError
+from furu_async.report import Failure
 
 Mode = Literal["process", "thread", "inline"]
 
@@ -86,6 +88,17 @@ class Local(ExecutorLike):
     def open(self, config: FuruConfig) -> Executor:
         """Make its executor, on the running loop; children start when there is work."""
         return LocalExecutor(self, config)
+
+
+def _not_opened(run: RunPort, reply: dict[str, Any]) -> Failure | None:
+    """The store does not let a run be opened: the failure that is waited out, or None where that ends the run."""
+    number, path, text = reply.get("errno", 0), reply.get("path") or run.root, reply.get("text", "")
+    words = f"the store {run.root} cannot be written: {text} ({path})"
+    if number and number not in NEEDS_A_PERSON:
+        return Failure(kind="infrastructure", error_type="OSError", message=words)
+    hint = "check that FURU_PATH names a folder you may write to, with free space"
+    run.fail(FuruStoreError(words, hint, path, text))
+    return None
 
 
 def _whole(name: str, value: int | None, least: int) -> None:
@@ -297,21 +310,17 @@ class LocalExecutor:
         for run in list(self._opened.values()):
             run.fail(error)
 
-    def _on_open(self, run: RunPort, reply: dict[str, object]) -> None:
+    def _on_open(self, run: RunPort, reply: dict[str, Any]) -> None:
         jobs = self._waiting.pop(run.run_id, [])
         if reply["r"] == "error":
-            run.fail(
-                FuruStoreError(
-                    f"the store {run.root} cannot be written: {reply.get('text')}",
-                    "check that FURU_PATH names a folder you may write to, with free space",
-                    str(reply.get("path", run.root)),
-                    str(reply.get("text", "")),
-                )
-            )
+            failure = _not_opened(run, reply)
             for job in jobs:
                 job.step = Step.OVER
                 self.jobs.pop(job.key, None)
-                job.taken_back()
+                if failure is None:
+                    job.taken_back()
+                else:
+                    job.failed(failure)
             self._job_over.set()
             self._leaving.discard(run.run_id)
             return

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Self
 
 from furu_async._store import fs
 from furu_async._testing.storage_troubles import can_concern
 
-_BY_DESCRIPTOR = frozenset({"close", "fstat", "fsync", "pwrite", "read", "write"})
+BY_DESCRIPTOR = frozenset({"close", "fstat", "fsync", "pwrite", "read", "write"})
 
 
 class FaultyStorage:
@@ -50,6 +50,18 @@ class FaultyStorage:
             self.hits.append((name, path))
             return True
 
+    @contextmanager
+    def installed(self) -> Iterator[Self]:
+        """Inside, it is in effect, on top of what else is."""
+        before = {name: getattr(fs, name) for name in fs.NAMES}
+        for name, present in before.items():
+            setattr(fs, name, self._wrap(name, present))
+        try:
+            yield self
+        finally:
+            for name, present in before.items():
+                setattr(fs, name, present)
+
     def _wrap(self, system_call: str, operation: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             name, path = system_call, self._path_of(system_call, args)
@@ -77,7 +89,7 @@ class FaultyStorage:
             return path if written else ""  # who only reads is not told
         if name in ("pwrite", "write"):
             self._written.add(args[0])
-        if name in _BY_DESCRIPTOR:
+        if name in BY_DESCRIPTOR:
             return self._paths.get(args[0], "")
         path = args[1] if name == "link" else args[0]
         return path if isinstance(path, str) else ""
@@ -117,12 +129,5 @@ def faulty_storage(
     Yields:
         Its ``hits``: what has failed.
     """
-    faulty = FaultyStorage(number, path, operation, times, skip, done)
-    before = {name: getattr(fs, name) for name in fs.NAMES}
-    for name, present in before.items():
-        setattr(fs, name, faulty._wrap(name, present))
-    try:
+    with FaultyStorage(number, path, operation, times, skip, done).installed() as faulty:
         yield faulty
-    finally:
-        for name, present in before.items():
-            setattr(fs, name, present)
