@@ -57,9 +57,16 @@ def place(source: str, directory: str, name: str) -> str:
             if os.path.lexists(target):
                 continue
             shutil.copyfile(source, target)
-        os.unlink(source)
+        _drop(source)
         return final
     raise FileExistsError(errno.EEXIST, "too many files of that name", os.path.join(directory, name))
+
+
+def _drop(source: str) -> None:
+    try:
+        os.unlink(source)
+    except FileNotFoundError:
+        pass  # the reply was lost; of an open file NFS makes a rename, so this is no rarity
 
 
 def drop_link(directory: str, name: str, spool: os.stat_result) -> None:
@@ -269,18 +276,20 @@ class Capture:
         log, self.handler.log = self.handler.log, None
         if log is not None and log.close():
             names.add(log.name)
-        sizes = [os.fstat(fd).st_size for fd in self._keep]
-        if not any(sizes) and time.monotonic() - self._since < LONG_SECS:
+        spools = [_spool(fd) for fd in self._keep]
+        wrote = any(spool is not None and spool.st_size for spool in spools)
+        if not wrote and None not in spools and time.monotonic() - self._since < LONG_SECS:
             return names
-        if any(sizes):
+        if wrote:
             os.makedirs(self._directory, exist_ok=True)
-        for index, (name, extension) in enumerate(STREAMS):
+        for spool, (name, extension) in zip(spools, STREAMS, strict=True):
             source = spool_path(self.base, self.number, extension)
-            if sizes[index]:
+            if spool is not None and spool.st_size:
                 names.add(place(source, self._directory, name))
             else:
-                os.unlink(source)
-                drop_link(self._directory, name, os.fstat(self._keep[index]))
+                _drop(source)
+                if spool is not None:
+                    drop_link(self._directory, name, spool)
         if not names:
             drop_empty(self._directory)  # made to show the output while it ran, and there was none
         self._renew()
@@ -294,6 +303,16 @@ class Capture:
             os.dup2(fd, self._keep[index], inheritable=False)
             os.close(fd)
             self._identity[index] = _identity(index + 1)
+
+
+def _spool(fd: int) -> os.stat_result | None:
+    """What an open spool is; None if the file system has lost it, and its output with it."""
+    try:
+        return os.fstat(fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
+        return None
 
 
 def _identity(fd: int) -> tuple[int, int] | None:
