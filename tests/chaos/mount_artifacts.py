@@ -22,6 +22,7 @@ class Leaf(Furu[int]):
 
     def _create(self) -> int:
         mark(self.marks, f"leaf.{self.n}")
+        print("leaf", self.n)
         (self.furu_dir / "out.txt").write_text(f"{self.n}\n" * 100)
         return self.n
 
