@@ -11,7 +11,7 @@ CHECK := $(BIN)/python tools/check.py
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 LENGTH ?= 0.1
-.PHONY: help demo test lint types arch faults unit chaos-short docs-check integration map bench chaos env clean
+.PHONY: help demo test lint types arch faults unit chaos-short docs-check integration map bench chaos env slurm-up slurm-down clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
@@ -48,6 +48,11 @@ chaos: env  ## the laboratory at LENGTH (default 0.1; 1 takes hours): make chaos
 
 bench: env  ## measure; takes minutes, wants a quiet machine
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+slurm-up: env  ## start a Slurm cluster for tests (as root, see docs/slurm-testing.md)
+	@$(BIN)/python tests/slurm/cluster.py up
+slurm-down: env  ## end it
+	@$(BIN)/python tests/slurm/cluster.py down
 
 env: $(VENV)/.installed  ## the environment with all tools, in .venv
 

@@ -19,8 +19,9 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 PROGRAMS = {
     "munge": ("munged",),
@@ -71,8 +72,18 @@ class Options:
     max_job_count: int = 1000
     max_array_size: int = 1001
     message_timeout: int = 5
-    scheduler: str = "batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf_interval=1,preempt_youngest_first"
+    scheduler: str = (
+        "batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf_interval=1,preempt_youngest_first"
+    )
     extra: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Options:
+        """From values by name, as JSON or a command line have them; names that it does not know are left out."""
+        known: dict[str, Any] = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        return cls(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,7 +108,19 @@ def why_not(accounting: bool = True) -> str | None:
         return f"no Slurm here: as root on Debian or Ubuntu, apt-get install {' '.join(packages)}"
     if os.geteuid() != 0:
         return "a Slurm cluster for tests needs root's rights: run as root, for example in a container"
+    if address() is None:
+        line = f"127.0.1.1 {_host()}"
+        return f"this host's name does not lead to the loopback interface: put `{line}` first in /etc/hosts"
     return None
+
+
+def address() -> str | None:
+    """The loopback address that the host's name leads to, on which the daemons listen; None if it leads elsewhere."""
+    try:
+        found = socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return None
+    return found if found.startswith("127.") else None
 
 
 def find(program: str) -> str | None:
@@ -114,7 +137,7 @@ def free_ports(number: int) -> list[int]:
     for port in _candidates():
         with socket.socket() as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((address() or "127.0.0.1", port))
             except OSError:
                 continue
         found.append(port)
@@ -168,7 +191,7 @@ def slurm_conf(place: Place, options: Options, changed: Mapping[str, object] | N
     if options.accounting:
         settings |= {
             "AccountingStorageType": "accounting_storage/slurmdbd",
-            "AccountingStorageHost": "127.0.0.1",
+            "AccountingStorageHost": address(),
             "AccountingStoragePort": place.dbd_port,
             "AccountingStoragePass": place.munge_socket,
         }
@@ -186,7 +209,7 @@ def _paths(place: Place) -> dict[str, object]:
     folder = place.folder
     return {
         "ClusterName": place.name,
-        "SlurmctldHost": f"{_host()}(127.0.0.1)",
+        "SlurmctldHost": f"{_host()}({address()})",
         "SlurmctldPort": place.ctld_port,
         "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny",
         "StateSaveLocation": folder / "ctld",
@@ -234,7 +257,7 @@ def _nodes(place: Place, options: Options) -> Iterator[str]:
     """The lines of the nodes, all of them this host, and of the two partitions."""
     for number, (node, port) in enumerate(zip(options.names, place.node_ports, strict=True)):
         yield (
-            f"NodeName={node} NodeHostname={_host()} NodeAddr=127.0.0.1 Port={port} CPUs={options.cpus} Boards=1"
+            f"NodeName={node} NodeHostname={_host()} NodeAddr={address()} Port={port} CPUs={options.cpus} Boards=1"
             f" SocketsPerBoard=1 CoresPerSocket={options.cpus} ThreadsPerCore=1 RealMemory={options.memory_mb}"
             f" Feature={options.features[number % len(options.features)]} State=UNKNOWN"
         )
@@ -249,7 +272,8 @@ def slurmdbd_conf(place: Place) -> str:
         "AuthType": "auth/munge",
         "AuthInfo": f"socket={place.munge_socket}",
         "DbdHost": "localhost",
-        "DbdAddr": "127.0.0.1",
+        "DbdAddr": address(),
+        "CommunicationParameters": "NoInAddrAny",
         "DbdPort": place.dbd_port,
         "SlurmUser": "root",
         "StorageType": "accounting_storage/mysql",

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.slurm.cluster import Cluster, guard, room, why_not
 
 HERE = Path(__file__).resolve().parent

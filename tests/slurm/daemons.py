@@ -72,7 +72,9 @@ def _stat(pid: int) -> tuple[str, int] | None:
     return fields[0], int(fields[19])
 
 
-def start(argv: list[str], folder: Path, output: Path, environment: dict[str, str], user: str | None = None) -> Daemon:
+def start(
+    argv: list[str], folder: Path, output: Path, environment: dict[str, str], user: str | None = None
+) -> Daemon:
     """Start a daemon in the foreground, in a session of its own, with its output in a file.
 
     Raises:
@@ -175,7 +177,9 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str | Callab
     pause = 0.005
     while not condition():
         if time.monotonic() > deadline:
-            raise ClusterError(f"after {seconds * SCALE:g} s still waiting for {what if isinstance(what, str) else what()}")
+            raise ClusterError(
+                f"after {seconds * SCALE:g} s still waiting for {what if isinstance(what, str) else what()}"
+            )
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
 

@@ -11,60 +11,29 @@ import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tests.slurm import daemons
 from tests.slurm.configure import Options, Place
 from tests.slurm.daemons import ClusterError, Daemon, wait_for
+from tests.slurm.job import COLUMNS, Job
 
-ENDED = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
-)
-"""Slurm's states from which a job does not come back."""
-
-NEEDS_RESTART = frozenset(
-    "MaxJobCount MaxArraySize FirstJobId MaxJobId SelectType SelectTypeParameters PreemptType PriorityType"
-    " SchedulerType AuthInfo AccountingStorageType AccountingStorageEnforce".split()
-)
+NEEDS_RESTART = {
+    "AccountingStorageEnforce",
+    "AccountingStorageType",
+    "AuthInfo",
+    "FirstJobId",
+    "MaxArraySize",
+    "MaxJobCount",
+    "MaxJobId",
+    "PreemptType",
+    "PriorityType",
+    "SchedulerType",
+    "SelectType",
+    "SelectTypeParameters",
+}
 """Settings that slurmctld reads only when it starts."""
-
-COLUMNS = "JobArrayID JobID ArrayJobID State Reason Partition NodeList RestartCnt Name".split()
-
-
-@dataclass(frozen=True)
-class Job:
-    """One line of squeue.
-
-    Attributes:
-        id: as people write it: ``12``, or ``12_3`` for a task of an array.
-        number: the id that Slurm itself uses for this job or task.
-        array: the id of the array; of a single job its own.
-        state: Slurm's state, such as PENDING.
-        reason: why it is in this state, such as BeginTime.
-        partition: its partition.
-        nodes: where it runs or ran.
-        restarts: how often it was requeued.
-        name: its name.
-    """
-
-    id: str
-    number: int
-    array: int
-    state: str
-    reason: str
-    partition: str
-    nodes: str
-    restarts: int
-    name: str
-
-    @classmethod
-    def parse(cls, line: str) -> Job:
-        """From a line with the columns of `COLUMNS`, each followed by a bar."""
-        words = line.split("|", len(COLUMNS) - 1)
-        values = [words[0], int(words[1]), int(words[2]), *words[3:7], int(words[7]), words[8].rstrip().rstrip("|")]
-        return cls(**dict(zip((each.name for each in fields(cls)), values, strict=True)))  # type: ignore[arg-type]
 
 
 class Verbs(ABC):
@@ -328,14 +297,23 @@ class Verbs(ABC):
         name = f"mark-{secrets.token_hex(8)}"
         mark = self.submit("true", "-H", "-J", name)
         state = self.folder / "ctld" / "job_state"
-        wait_for(lambda: state.exists() and name.encode() in state.read_bytes(), 30, "slurmctld to save its state")
+        wait_for(
+            lambda: state.exists() and name.encode() in state.read_bytes(), 30, "slurmctld to save its state"
+        )
         self.cancel(mark)
 
     def purge(self, *job_ids: str) -> None:
-        """Make slurmctld forget ended jobs, all of them, without waiting for MinJobAge; sacct still knows them."""
+        """Make slurmctld forget ended jobs, all of them, without waiting for MinJobAge; sacct still knows them.
+
+        Takes about five seconds. Its state is saved first: `scontrol reconfigure` sets the next job id back to what
+        was saved last, and ids that are forgotten would be given out again.
+        """
+        self.save()
         before = dict(self.changed)
         self.reconfigure(**before | {"MinJobAge": 2})
-        wait_for(lambda: not self.jobs().keys() & set(job_ids), 30, f"jobs {', '.join(job_ids)} to be forgotten")
+        wait_for(
+            lambda: not self.jobs().keys() & set(job_ids), 30, f"jobs {', '.join(job_ids)} to be forgotten"
+        )
         self.reconfigure(**before)
 
     def wipe(self) -> None:
