@@ -49,10 +49,10 @@ chaos: env  ## the laboratory at LENGTH (default 0.1; 1 takes hours): make chaos
 bench: env  ## measure; takes minutes, wants a quiet machine
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
-slurm-up: env  ## start a Slurm cluster for tests (as root, see docs/slurm-testing.md)
-	@$(BIN)/python tests/slurm/cluster.py up
-slurm-down: env  ## end it
-	@$(BIN)/python tests/slurm/cluster.py down
+slurm-up:  ## start a Slurm cluster for tests (as root, see docs/slurm-testing.md)
+	@$(PYTHON) tests/slurm/cluster.py up
+slurm-down:  ## end it
+	@$(PYTHON) tests/slurm/cluster.py down
 
 env: $(VENV)/.installed  ## the environment with all tools, in .venv
 
