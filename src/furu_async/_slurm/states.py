@@ -77,7 +77,7 @@ class Ended:
         how: ``unknown``: Slurm does not know the job any more, and nobody can say how it ended.
         state: Slurm's word, or empty.
         exit_code, signal: of the job's script; None where not told.
-        reason: Slurm's word for why, such as ``Dependency`` of a job that was cancelled because one it needed failed.
+        reason: Slurm's word for why.
     """
 
     how: How
@@ -95,6 +95,11 @@ class Ended:
         ``cancelled`` means by somebody else: who cancelled a job of ours knows that himself.
         """
         return KINDS[self.how]
+
+    @property
+    def by_dependency(self) -> bool:
+        """Slurm cancelled it because a job that it needed has failed (``--kill-on-invalid-dep``)."""
+        return self.how == "cancelled" and self.reason in ("Dependency", "DependencyNeverSatisfied")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,23 @@ begun is recorded first and then taken back.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._slurm import protocol as p
 from furu_async._slurm.names import job_name
-from furu_async._slurm.port import Found, JobRequest, Refused, SlurmPort, SubmitAnswer, Unclear
+from furu_async._slurm.port import Done, Found, JobRequest, Refused, SlurmPort, SubmitAnswer, Unclear
 from furu_async._slurm.submission import State, advance
 from furu_async._store import submissions
 from furu_async._store.layout import SubmissionPaths
 
 R = TypeVar("R")
+
+_log = logging.getLogger("furu_async.slurm")
 
 STORE_SECS = 60.0
 """After which a step on the store counts as failed for now."""
@@ -81,13 +84,12 @@ class Submitter:
         self.look = look or port.find
         self.token = token
         self.room = asyncio.Semaphore(at_once)
-        self._pending: set[asyncio.Task[None]] = set()
+        self._pending: set[asyncio.Task[Any]] = set()
 
     def begin(self, order: Order) -> Pending:
         """Start to submit; returns at once."""
         pending = Pending(self, order)
-        self._pending.add(pending.task)
-        pending.task.add_done_callback(self._pending.discard)
+        self.keep(pending.task)
         return pending
 
     async def submit(self, order: Order) -> p.Finished:
@@ -99,12 +101,37 @@ class Submitter:
             pending.cancel("the submitting task was cancelled")
             raise
 
+    async def withdraw(self, paths: SubmissionPaths, job_ids: Collection[str], why: str) -> Done:
+        """Cancel jobs that are in Slurm; the intent is on disk first, so that nobody is blamed for it."""
+        try:
+            await on_disk(submissions.close, paths, "cancel", why)
+        except OSError as error:
+            _log.warning("cancelling without a record of it: %s", error)
+        return await self.port.cancel(job_ids)
+
+    def keep(self, task: asyncio.Task[Any]) -> None:
+        """Let `settle` wait for a task, too."""
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
     async def settle(self, seconds: float) -> bool:
         """Wait for what is under way, as after a cancel; False if something still is."""
         if not self._pending:
             return True
         _, pending = await asyncio.wait(list(self._pending), timeout=seconds)
         return not pending
+
+
+async def on_disk(fn: Callable[..., R], *args: object) -> R:
+    """One step on the store, off the loop.
+
+    Raises:
+        OSError: also for a store that does not answer.
+    """
+    try:
+        return await DOOR.files.run(fn, *args, deadline=STORE_SECS)
+    except BlockingTimeout as error:
+        raise OSError(str(error)) from error
 
 
 class Pending:
@@ -131,7 +158,12 @@ class Pending:
 
     def cancel(self, why: str = "") -> None:
         """It is not wanted any more: nothing new is submitted, what may have been is taken back."""
-        self._events.put_nowait(p.Cancel(why))
+        finished = self.state.finished
+        if finished is None:
+            self._events.put_nowait(p.Cancel(why))
+        elif finished.how == "placed" and finished.job is not None:
+            taking = self._owner.withdraw(self._order.paths, [finished.job.job_id], why)
+            self._owner.keep(self._loop.create_task(taking, name=f"furu slurm withdraw {self._order.sid}"))
 
     async def wait(self) -> p.Finished:
         """How it ended. Cancelling the waiting task changes nothing about the submission."""
@@ -164,7 +196,7 @@ class Pending:
         since = self._loop.time()
         while True:
             try:
-                there = await self._on_disk(submissions.read, self._order.paths)
+                there = await on_disk(submissions.read, self._order.paths)
             except OSError as error:
                 if self._loop.time() - since > self._owner.rules.infra_secs:
                     finished = p.Finished("infrastructure", words=f"{self._order.paths.base}: {error}")
@@ -179,12 +211,6 @@ class Pending:
         if last is not None:
             self._tickets[last.number] = Ticket(self._order.sid, last.number, last.token, last.name)
         self._events.put_nowait(p.Loaded(there))
-
-    async def _on_disk(self, fn: Callable[..., R], *args: object) -> R:
-        try:
-            return await DOOR.files.run(fn, *args, deadline=STORE_SECS)
-        except BlockingTimeout as error:
-            raise OSError(str(error)) from error
 
     # -- commands --------------------------------------------------------------------------------------------
 
@@ -236,13 +262,13 @@ class Pending:
                 case p.Look(k):
                     event = p.Looked(await self._look(k))
                 case p.Drop(k, why):
-                    event = p.Ruled(await self._on_disk(submissions.drop, paths, k, why))
+                    event = p.Ruled(await on_disk(submissions.drop, paths, k, why))
                 case p.Note(k, job):
                     token = self._tickets[k].token
-                    await self._on_disk(submissions.note_job, paths.job(k), token, job.job_id, job.cluster)
+                    await on_disk(submissions.note_job, paths.job(k), token, job.job_id, job.cluster)
                     event = p.Noted()
                 case p.Close(why):
-                    await self._on_disk(submissions.close, paths, "cancel", why)
+                    await on_disk(submissions.close, paths, "cancel", why)
                     event = p.ClosedNow()
                 case p.Scancel(ids, last):
                     event = p.Scancelled(await port.cancel(ids), last)
@@ -255,9 +281,9 @@ class Pending:
     async def _record(self, k: int) -> p.Recorded:
         token = self._owner.token()
         name = job_name(self._order.what, self._order.run_id, token)
-        ok = await self._on_disk(submissions.begin, self._order.paths, k, token, name, self._order.what)
+        ok = await on_disk(submissions.begin, self._order.paths, k, token, name, self._order.what)
         if not ok:
-            last = (await self._on_disk(submissions.read, self._order.paths)).tries[k - 1]
+            last = (await on_disk(submissions.read, self._order.paths)).tries[k - 1]
             token, name = last.token, last.name
         self._tickets[k] = Ticket(self._order.sid, k, token, name)
         return p.Recorded(ok)

@@ -186,12 +186,12 @@ class SimController:
     def _now(self) -> int:
         return EPOCH + int(self._loop.time())
 
-    def _touch(self, job: SimJob, accounted: str = "") -> None:
+    def _touch(self, job: SimJob, accounted: JobRow | None = None) -> None:
         now = self._loop.time()
         if not job.purged:
             job.seen.append((now, job.row()))
-        state = accounted or ("CANCELLED by 1000" if job.state == "CANCELLED" else job.state)
-        job.record.append((now, job.row(state)))
+        state = "CANCELLED by 1000" if job.state == "CANCELLED" else job.state
+        job.record.append((now, accounted or job.row(state)))
 
     def _new_record(self, job: SimJob) -> None:
         job.record = []
@@ -223,8 +223,8 @@ class SimController:
                 reason == "DependencyNeverSatisfied"
                 and job.request.options.get("kill-on-invalid-dep") == "yes"
             ):
-                job.reason = "Dependency"
-                self._end(job, "CANCELLED")
+                job.reason = reason
+                self._end(job, "CANCELLED", accounted=job.row("CANCELLED", "Dependency"))
             elif reason != job.reason:
                 job.reason = reason
                 self._touch(job)
@@ -307,7 +307,7 @@ class SimController:
             self._end(job, "COMPLETED" if code == 0 and not signal else "FAILED")
 
     def _again(self, job: SimJob, accounted: str, hold: str = "") -> None:
-        self._touch(job, accounted)
+        self._touch(job, job.row(accounted))
         before = job.submitted
         job.restarts += 1
         job.submitted = max(self._now(), before + 1)
@@ -323,11 +323,11 @@ class SimController:
         self._touch(job)
         self._schedule_soon()
 
-    def _end(self, job: SimJob, state: str) -> None:
+    def _end(self, job: SimJob, state: str, accounted: JobRow | None = None) -> None:
         job.state = state
         if job.exit_code is None:
             job.exit_code, job.signal = 0, 0
-        self._touch(job)
+        self._touch(job, accounted)
         generation = job.generation
         self._loop.call_later(self.settings.min_job_age, self._purge_ended, job, generation)
         self._schedule_soon()
