@@ -206,7 +206,7 @@ class Cluster:
             controller.error = error
 
     def _tell(self, event: RunEvent) -> None:
-        if event.kind == "node_done" and event.status in ("created", "cached"):
+        if event.kind == "node_done" and event.status == "created":
             self.watch.told.add(event.hash)
         self.watch.say(event.kind, event.hash[:6] if event.hash else "", event.status, event.attempt)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import logging
 import os
@@ -36,6 +37,7 @@ from furu_async.testing import (
     Raises,
     Returns,
     VirtualLoop,
+    faulty_storage,
     run_virtual,
     tmp_root,
 )
@@ -295,6 +297,29 @@ def test_a_cancelled_run_does_not_wait_for_a_store_that_hangs(lane: str) -> None
             return loop.time() - began
 
     assert run_virtual(main(), seed=1) <= CANCEL_SECS
+
+
+@pytest.mark.fault("F17", "F19")
+def test_two_runs_do_not_wait_for_each_others_ends_that_could_not_be_written(root: FuruConfig) -> None:
+    a, b = Item(number=1), Item(number=2)
+
+    async def main() -> list[RunReport]:
+        fake = FakeExecutor({Item: Fails("protocol", after=5.0)}, workers=1)
+        async with Scheduler(fake, config=root) as one, Scheduler(fake, config=root) as other:
+            # What others depend on comes first: each has a claim, and wants the other's.
+            pairs = ((one, a, b), (other, b, a))
+            runs = [
+                scheduler.start([Item(number=3, inputs=(first,)), second], check=False, timeout=300)
+                for scheduler, first, second in pairs
+            ]
+            await asyncio.sleep(4)
+            with faulty_storage(errno.EIO, path="*/ends/*", operation="link", times=None):
+                await asyncio.sleep(8)
+            return [await run for run in runs]
+
+    reports = run_virtual(main(), seed=1)
+    assert {report[node].status for report in reports for node in (a, b)} == {"failed"}
+    assert all(report.duration < 30 for report in reports)
 
 
 @pytest.mark.fault("F33")

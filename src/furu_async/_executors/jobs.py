@@ -10,13 +10,13 @@ import asyncio
 import errno
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from furu_async._executors.base import Request
 from furu_async._executors.provenance import described
-from furu_async._executors.publishing import Patience
+from furu_async._executors.publishing import LateEnds, Patience
 from furu_async._executors.resources import NOTHING, Grant
 from furu_async._model.artifact import specs_of
 from furu_async._model.resources import SlurmSpec
@@ -27,8 +27,10 @@ from furu_async._runner.messages import TaskResult, TaskSpec
 from furu_async._runtime import clock
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
-from furu_async._store.records import NO_VALUE, Claim, End, decode, encode
+from furu_async._store.records import NO_VALUE, Claim, End, Record, decode, encode
 from furu_async.report import Failure, FailureKind
+
+R = TypeVar("R", bound=Record)
 
 
 class Step(IntEnum):
@@ -163,6 +165,7 @@ class Steps:
         self, keeper: KeeperClient, claimed: Callable[[Job], None], over: Callable[[Job, Step], None]
     ) -> None:
         self.keeper = keeper
+        self.late: LateEnds = LateEnds(keeper)
         self.metadata: dict[str, Any] = {}
         self._claimed = claimed
         self._over = over
@@ -197,6 +200,7 @@ class Steps:
         kind = reply["r"]
         if kind == "claimed":
             job.generation = job.origin.node.generation = reply["n"]
+            self.late.forget(job.origin.run.root, job.origin.node.name, job.origin.node.hash, job.generation)
             job.origin.node.takeover = 0
             self._claimed(job)
         elif kind == "published":
@@ -209,7 +213,7 @@ class Steps:
 
     def _on_taken(self, job: Job, reply: Any) -> None:
         node, run = job.origin.node, job.origin.run
-        claim = _read_claim(reply.get("claim"))
+        claim = _read(Claim, reply.get("claim"))
         generation = reply["n"]
         if claim is not None and claim.token == run.token:
             self._end_own(job, generation)
@@ -294,19 +298,12 @@ class Steps:
             self._finish(job, lambda: job.succeeded(created=True))
         elif kind == "fenced":
             self._fenced(job, reply)
-        elif kind == "broken":
-            text = "its files were changed before they could be published: " + "; ".join(
-                reply["problems"][:3]
-            )
-            failure = Failure(kind="infrastructure", message=text)
+        elif kind == "error" and not job.unwanted and (delay := patience.delay(reply)) is not None:
+            asyncio.get_running_loop().call_later(delay, self._publish, job, end, patience)
+        else:
+            failure = _trouble_of(job, reply) if kind == "error" else _broken(reply)
             end = self._end(job, "failure", failure)
             self._ask_end(job, "finish", end, lambda answer: self._on_failure_recorded(job, answer, failure))
-        else:
-            delay = None if job.unwanted else patience.delay(reply)
-            if delay is None:
-                self._trouble(job, reply)
-            else:
-                asyncio.get_running_loop().call_later(delay, self._publish, job, end, patience)
 
     def _on_failure_recorded(self, job: Job, reply: Any, failure: Failure) -> None:
         if reply["r"] == "fenced":
@@ -318,7 +315,7 @@ class Steps:
         self._finish(job, lambda: job.failed(failure))
 
     def _fenced(self, job: Job, reply: Any) -> None:
-        end = _read_end(reply.get("end"))
+        end = _read(End, reply.get("end"))
         if end is not None and end.status == "success":
             self._finish(job, lambda: job.succeeded(created=False))
             return
@@ -327,12 +324,7 @@ class Steps:
         self._finish(job, lambda: job.failed(failure))
 
     def _trouble(self, job: Job, reply: Any) -> None:
-        text = f"{reply.get('text', 'the store gave an error')} ({reply.get('path', job.paths.base)})"
-        # What needs a person does not pass by waiting, and concerns this node only.
-        damaged = reply.get("errno") == errno.EUCLEAN
-        kind: FailureKind = "protocol" if damaged else "infrastructure"
-        failure = Failure(kind=kind, error_type="FuruStoreError" if damaged else "OSError", message=text)
-        self._finish(job, lambda: job.failed(failure))
+        self._finish(job, lambda: job.failed(_trouble_of(job, reply)))
 
     def _finish(self, job: Job, tell: Callable[[], None]) -> None:
         was = job.step
@@ -350,6 +342,7 @@ class Steps:
             op: tuple[Any, ...] = (verb, run.root, node.name, node.hash, job.generation, data, power)
         else:
             op = (verb, run.root, node.name, node.hash, job.generation, data)
+            reply = self.late.watched(op, run, reply)
         self.keeper.request(op, reply)
 
     def _end(
@@ -382,19 +375,23 @@ class Steps:
         )
 
 
-def _read_claim(data: Any) -> Claim | None:
+def _trouble_of(job: Job, reply: Any) -> Failure:
+    text = f"{reply.get('text', 'the store gave an error')} ({reply.get('path', job.paths.base)})"
+    # What needs a person does not pass by waiting, and concerns this node only.
+    damaged = reply.get("errno") == errno.EUCLEAN
+    kind: FailureKind = "protocol" if damaged else "infrastructure"
+    return Failure(kind=kind, error_type="FuruStoreError" if damaged else "OSError", message=text)
+
+
+def _broken(reply: Any) -> Failure:
+    text = "its files were changed before they could be published: " + "; ".join(reply["problems"][:3])
+    return Failure(kind="infrastructure", message=text)
+
+
+def _read(kind: type[R], data: Any) -> R | None:
     if not data:
         return None
     try:
-        return decode(Claim, data, "claim")
-    except Exception:
-        return None
-
-
-def _read_end(data: Any) -> End | None:
-    if not data:
-        return None
-    try:
-        return decode(End, data, "end")
+        return decode(kind, data, kind.__name__.lower())
     except Exception:
         return None

@@ -195,24 +195,22 @@ class LocalExecutor:
             self.dispatcher.stop(job, "cancelled", "cancelled with its run")
 
     async def adopt(self, run: RunPort, found: Unfinished) -> bool:
-        """Ask the keeper for the claim of an unfinished run."""
+        """Ask the keeper for its claim; one that comes too late is given back, so that others may go on with it."""
         answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-
-        def heard(reply: dict[str, Any]) -> None:
-            if not answer.done():
-                answer.set_result(reply)
-            else:  # nobody waits any more: others may go on with it
-                self.keeper.request(("close_run", run.root, found.run_id, "lost"), lambda _: None)
-
-        self._ask_open(run, found.run_id, found.generation, heard)
+        close = ("close_run", run.root, found.run_id, "lost")
+        self._ask_open(run, found.run_id, found.generation, answer.set_result)
+        done: set[Any] = set()
         try:
-            async with asyncio.timeout(_ADOPT_SECS):
-                reply = await answer
-        except TimeoutError:
+            done, _ = await asyncio.wait([answer], timeout=_ADOPT_SECS)
+        finally:
+            if not done:
+                answer.add_done_callback(lambda _: self.keeper.request(close, lambda _: None))
+        if not done:
             return False
-        if reply["r"] != "ok":
-            # The keeper has nothing to close; but one that is started again would be asked once more.
-            self.keeper.request(("close_run", run.root, found.run_id), lambda _: None)
+        if answer.result()["r"] != "ok":
+            self.keeper.request(
+                close, lambda _: None
+            )  # else one that is started again would be asked once more
             return False
         self._has_opened(run, found.run_id)
         return True
@@ -248,7 +246,7 @@ class LocalExecutor:
             self.keeper.request(op, lambda _: None)
 
     async def aclose(self) -> None:
-        """End children, threads and keeper."""
+        """End children, threads and keeper. On a mount that hangs a folder is left."""
         await self.inplace.aclose()
         await self.dispatcher.aclose()
         if self._keeper_up is not None:
@@ -256,7 +254,7 @@ class LocalExecutor:
             await self.keeper.aclose()
         if self._spool:
             removing = DOOR.files.run(remove_spool, self._spool, deadline=5.0)
-            await asyncio.gather(removing, return_exceptions=True)  # on a mount that hangs something is left
+            await asyncio.gather(removing, return_exceptions=True)
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -312,7 +310,7 @@ class LocalExecutor:
 
     def _on_open(self, run: RunPort, reply: dict[str, Any]) -> None:
         jobs = self._waiting.pop(run.run_id, [])
-        if reply["r"] == "error":
+        if reply["r"] != "ok":
             failure = _not_opened(run, reply)
             for job in jobs:
                 job.step = Step.OVER

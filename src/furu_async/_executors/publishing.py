@@ -1,13 +1,15 @@
-"""How long the publication of a result is tried again: what was computed is not thrown away for a full disk."""
+"""What becomes of ends that cannot be written: results are kept, and no claim stays open while its owner lives on."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Callable
 from typing import Any
 
 from furu_async._executors.base import RunPort
 from furu_async._plan.retry import backoff
+from furu_async._runner.keeper_client import KeeperClient, Op
 
 _FIRST = 0.5
 _LONGEST = 10.0
@@ -52,3 +54,44 @@ class Patience:
                 f"a result cannot be published yet, which is tried again: {reply.get('text', '')} ({where})"
             )
         return min(left, backoff(_FIRST, _LONGEST, self._tries, self._run.jitter()))
+
+
+class LateEnds:
+    """Ends of attempts without result that could not be written when it was time.
+
+    They are tried again as long as there is a keeper: whoever else wants the artifact waits for as long as the claim is
+    open and its owner beats, which may be as long as this process lives, and longer if we wait for them, too.
+    """
+
+    def __init__(self, keeper: KeeperClient) -> None:
+        self._keeper = keeper
+        self._timers: dict[Op, asyncio.TimerHandle] = {}
+
+    def watched(
+        self, op: Op, run: RunPort, reply: Callable[[Any], None], tries: int = 0
+    ) -> Callable[[Any], None]:
+        """The reply to give with a ``finish``: hands the answer on, and sees to it that an error is not the last."""
+
+        def answered(answer: Any) -> None:
+            if (
+                answer["r"] == "error"
+                and answer.get("errno") != errno.EUCLEAN
+                and self._keeper.broken is None
+            ):
+                delay = backoff(_FIRST, _LONGEST, tries + 1, run.jitter())
+                loop = asyncio.get_running_loop()
+                self.forget(*op[1:5])
+                self._timers[op[1:5]] = loop.call_later(delay, self._again, op, run, tries + 1)
+            reply(answer)
+
+        return answered
+
+    def _again(self, op: Op, run: RunPort, tries: int) -> None:
+        del self._timers[op[1:5]]
+        self._keeper.request(op, self.watched(op, run, lambda _: None, tries))
+
+    def forget(self, root: str, name: str, digest: str, generation: int) -> None:
+        """The generation is in use again, by an attempt that has an end of its own."""
+        timer = self._timers.pop((root, name, digest, generation), None)
+        if timer is not None:
+            timer.cancel()
