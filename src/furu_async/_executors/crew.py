@@ -22,13 +22,20 @@ RSS_GROWTH_MB = 1024.0
 _AHEAD_SECS = 0.01
 _MOST_AHEAD = 32
 
+_LAST_SECS = 2.0
+"""For the end of a killed child when the loop ends; one that hangs in the kernel ends when that lets go of it."""
+
 
 async def end_child(child: Child, grace: float) -> None:
-    """End a child; when we are cancelled meanwhile (the loop ends), without further patience."""
+    """End a child; when we are cancelled meanwhile (the loop ends), without further patience, and bounded."""
     try:
         await child.kill(grace)
     except asyncio.CancelledError:
-        await child.kill(0)
+        try:
+            async with asyncio.timeout(_LAST_SECS):
+                await child.kill(0)
+        except TimeoutError:
+            pass
         raise
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from furu_async._executors.crew import Seat
 from furu_async._executors.jobs import Job
+from furu_async._runner.messages import TaskSpec
 from furu_async._runner.spools import EXPOSE_SECS
+from furu_async._runner.supervisor import Child
 from furu_async._runtime.blocking import DOOR
 
 if TYPE_CHECKING:
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
 _PERIOD_SECS = 0.1
 _STUCK_AHEAD_SECS = 0.05
 _RELEASE_SECS = 2.0
+_EXPOSE_DEADLINE = 30.0
+
+
+async def _expose(child: Child, task: TaskSpec) -> None:
+    """Show the output of an attempt while it runs; where that cannot be, it is there when the attempt has ended."""
+    try:
+        await DOOR.files.run(child.expose_logs, task, deadline=_EXPOSE_DEADLINE)
+    except OSError:  # also a deadline that has passed
+        pass
 
 
 class Monitor:
@@ -79,7 +90,7 @@ class Monitor:
         task = child.tasks.get(child.running)
         if task is not None:
             seat.shown = task.id
-            self._dispatcher.spawn(DOOR.files.run(child.expose_logs, task, deadline=30.0))
+            self._dispatcher.spawn(_expose(child, task))
 
     def _release_waiting(self, now: float) -> None:
         """Claims that we hold and cannot use soon: others may want them."""
