@@ -55,6 +55,19 @@ class Held(Furu[int]):
         return self.n
 
 
+class Loud(Furu[int]):
+    """Prints more than there is room for."""
+
+    marks: str
+    size: int
+
+    def _create(self) -> int:
+        mark(self.marks, "loud")
+        for _ in range(self.size // 1000):
+            print("x" * 999)
+        return self.size
+
+
 class Flaky(Furu[int]):
     """Raises as long as one file is there, then waits as long as another is."""
 
