@@ -3,7 +3,8 @@
 A cluster is a folder. Everything it owns is in there, so several clusters and a system's own Slurm do not meet::
 
     state.json           processes with their start times, ports, options
-    etc/                 slurm.conf, slurmdbd.conf; etc/client-*/ are variants for single commands
+    etc/slurm.conf       for Slurm's commands; etc/client-*/ are variants for single commands
+    etc/daemons/         the same for the daemons, which bind to one address only; slurmdbd.conf
     munge/               key, socket, log of its own munged
     database/            MariaDB's files and its socket
     ctld/                StateSaveLocation of slurmctld
@@ -32,6 +33,9 @@ PROGRAMS = {
     "mariadb-server": ("mariadbd", "mariadb-install-db"),
 }
 """Programs that a cluster needs, by the Debian package that has them (slurm-wlm is slurmctld, slurmd, slurm-client)."""
+
+ONE_ADDRESS = "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny\n"
+"""Has a daemon listen on the address of the host's name only."""
 
 FOR_ACCOUNTING = ("slurmdbd", "mariadb-server")
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/local/sbin"
@@ -80,10 +84,12 @@ class Options:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
         """From values by name, as JSON or a command line have them; names that it does not know are left out."""
-        known: dict[str, Any] = {each.name: values[each.name] for each in fields(cls) if each.name in values}
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
-        )
+        known: dict[str, Any] = {}
+        for each in fields(cls):
+            if each.name in values:
+                value = values[each.name]
+                known[each.name] = tuple(value) if isinstance(value, list) else value
+        return cls(**known)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -168,6 +174,16 @@ class Place:
         return self.folder / "etc" / "slurm.conf"
 
     @property
+    def daemons_conf(self) -> Path:
+        """slurm.conf of the daemons. With `ONE_ADDRESS` srun could not be called back where that is not 127.0.0.1."""
+        return self.folder / "etc" / "daemons" / "slurm.conf"
+
+    @property
+    def prolog(self) -> Path:
+        """What each task runs first: it points the task to `conf`, as slurmd would have it use `daemons_conf`."""
+        return self.folder / "etc" / "prolog"
+
+    @property
     def munge_socket(self) -> Path:
         """The socket of the cluster's own munged."""
         return self.folder / "munge" / "socket"
@@ -211,9 +227,9 @@ def _paths(place: Place) -> dict[str, object]:
         "ClusterName": place.name,
         "SlurmctldHost": f"{_host()}({address()})",
         "SlurmctldPort": place.ctld_port,
-        "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny",
         "StateSaveLocation": folder / "ctld",
         "SlurmdSpoolDir": folder / "spool" / "%n",
+        "TaskProlog": place.prolog,
         "SlurmctldPidFile": folder / "slurmctld.pid",
         "SlurmdPidFile": folder / "%n.pid",
         "SlurmctldLogFile": folder / "log" / "slurmctld.log",

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 from tests.slurm import daemons
 from tests.slurm.configure import (
+    ONE_ADDRESS,
     Options,
     Place,
     address,
@@ -144,9 +146,6 @@ class Cluster(Verbs):
         self._save()
 
     def _start_accounting(self) -> None:
-        configuration = self.place.conf.with_name("slurmdbd.conf")
-        configuration.write_text(slurmdbd_conf(self.place), encoding="utf-8")
-        configuration.chmod(0o600)
         data = self.folder / "database"
         shutil.chown(data, "mysql", "mysql")
         command = [
@@ -197,8 +196,12 @@ class Cluster(Verbs):
         self._output(name).touch()
         if user:
             shutil.chown(self._output(name), user, user)
+        environment = self.environment() | {
+            "SLURM_CONF": str(self.place.daemons_conf),
+            "MYSQL_UNIX_PORT": str(self.place.database_socket),
+        }
         self.daemons[name] = daemons.start(
-            self._command(name), self.folder, self._output(name), self.environment(), user
+            self._command(name), self.folder, self._output(name), environment, user
         )
         self._save()
         if wait:
@@ -266,9 +269,17 @@ class Cluster(Verbs):
         """
         text = slurm_conf(self.place, self.options, changed)
         before = self.place.conf.read_text(encoding="utf-8") if self.place.conf.exists() else text
-        fresh = self.place.conf.with_suffix(".new")
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(self.place.conf)
+        accounting = self.place.daemons_conf.with_name("slurmdbd.conf")
+        accounting.parent.mkdir(parents=True, exist_ok=True)
+        _write(self.place.conf, text)
+        _write(self.place.daemons_conf, text + ONE_ADDRESS)
+        _write(
+            self.place.prolog,
+            f"#!/bin/sh\necho export SLURM_CONF={shlex.quote(str(self.place.conf))}\n",
+            mode=0o755,
+        )
+        if self.options.accounting:
+            _write(accounting, slurmdbd_conf(self.place), mode=0o600)
         self.changed = changed
         different = set(text.splitlines()) ^ set(before.splitlines())
         return {line.partition("=")[0] for line in different}
@@ -294,7 +305,6 @@ class Cluster(Verbs):
             **kept,
             "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
             "SLURM_CONF": str(conf),
-            "MYSQL_UNIX_PORT": str(self.place.database_socket),
         }
 
     def _save(self) -> None:
@@ -311,9 +321,7 @@ class Cluster(Verbs):
             },
             "options": dataclasses.asdict(self.options),
         }
-        fresh = self.folder / "state.new"
-        fresh.write_text(json.dumps(state, indent=1), encoding="utf-8")
-        fresh.replace(self.folder / "state.json")
+        _write(self.folder / "state.json", json.dumps(state, indent=1))
 
 
 def room() -> Path:
@@ -338,6 +346,15 @@ def guard(folder: Path) -> subprocess.Popen[bytes]:
         "--when-alone",
     ]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace a file in one step."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.touch()
+    fresh.chmod(mode)
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
 
 
 def _boot() -> str:

@@ -55,6 +55,23 @@ def test_a_job_runs_within_two_seconds_and_is_seen_to_the_end(slurm: Cluster, tm
     wait_for(lambda: slurm.accounted(job) == [(job, "COMPLETED")], 30, "sacct to know the end")
 
 
+def test_srun_starts_steps_on_several_nodes(slurm: Cluster, tmp_path: Path) -> None:
+    job = slurm.submit("srun sh -c 'echo $SLURMD_NODENAME'", "-N", "2", "-o", f"{tmp_path}/out")
+    slurm.wait_state(job, "COMPLETED")
+    assert sorted(lines(tmp_path / "out")) == ["n1", "n2"]
+
+
+def test_servers_listen_on_the_loopback_interface_only(slurm: Cluster) -> None:
+    listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ports = {slurm.place.ctld_port, slurm.place.dbd_port, *slurm.place.node_ports}
+    found = [words[1].split(":") for words in listening if words[3] == "0A"]
+    ours = {int(port, 16): address for address, port in found if int(port, 16) in ports}
+    assert ours.keys() == ports
+    assert {address[-2:] for address in ours.values()} == {"7F"}, "the first byte comes last"
+    tcp6 = Path("/proc/net/tcp6").read_text().splitlines()[1:]
+    assert not ports & {int(line.split()[1].split(":")[1], 16) for line in tcp6 if line.split()[3] == "0A"}
+
+
 def test_an_array_is_shown_task_by_task(slurm: Cluster) -> None:
     array = slurm.submit(LONG, "--array=0-4%2")
     wait_for(
