@@ -243,7 +243,7 @@ class Cluster:
                 "retries": rng.choice([None, 0, 1]),
                 "timeout": rng.choice([None, None, None, rng.uniform(1, 100)]),
             }
-            wait = rng.choice([0.0, 0.0, rng.uniform(0, 0.2), rng.uniform(0, 40)])
+            wait = rng.choice([0.0, 0.0, rng.uniform(0, 0.2), rng.uniform(0, 30)])
             loop.at(None, wait, self._start_if_up, number, rng.choice(self.hosts), targets, options)
         await asyncio.sleep(self.heal_at + 0.001)
         await self._until(self._all_over, "controllers")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.laboratory import counting, split
 from tests.sim.sim_artifacts import Item, Limited, Stubborn
 from tests.sim.simulate import path_of, simulate
 
@@ -42,11 +43,6 @@ from furu_async.testing import (
     tmp_root,
 )
 
-RUNS = int(os.environ.get("FURU_SIM_RUNS", "300"))
-"""How many random runs; more of them: ``python tests/sim/campaign.py``."""
-
-CHUNK = 50
-
 # A journal that hangs while it is being written is given up with its file open.
 pytestmark = pytest.mark.filterwarnings("ignore:.*unclosed file.*", "ignore:.*journal.jsonl.*")
 
@@ -63,14 +59,19 @@ def root(tmp_path: Path) -> Iterator[FuruConfig]:
 
 
 @pytest.mark.fault("F33", "F63", "F68", "F96", "F102")
-@pytest.mark.parametrize("first", range(0, RUNS, CHUNK))
-def test_random_runs_keep_every_promise(first: int, tmp_path: Path) -> None:
-    for seed in range(first, min(first + CHUNK, RUNS)):
-        try:
-            simulate(seed, str(tmp_path))
-        except BaseException as error:
-            error.add_note(f"again with: python tests/sim/campaign.py --runs 1 --seed {seed}")
-            raise
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("first", "runs"), split("whole-runs", 3_500, 10))
+def test_random_runs_keep_every_promise(first: int, runs: int) -> None:
+    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with counting("whole-runs") as counts:
+        for seed in range(first, first + runs):
+            counts.trials += 1
+            try:
+                simulate(seed, folder)
+            except BaseException as error:
+                counts.harm("endless")
+                error.add_note(f"again with: python tests/sim/campaign.py --runs 1 --seed {seed}")
+                raise
 
 
 @pytest.mark.parametrize("seed", range(0, 200, 13))

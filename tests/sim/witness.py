@@ -132,9 +132,9 @@ class Watch:
 
     def _check_overlap(self, older: Attempt, newer: Attempt) -> None:
         lost = self.lost.get((older.hash, older.generation))
-        if older.generation != newer.generation and lost is not None:
-            if lost.dead or lost.silent >= self.lease * _SLACK:
-                return
+        apart = older.generation != newer.generation
+        if apart and lost is not None and (lost.dead or lost.silent >= self.lease * _SLACK):
+            return
         how = "had not ended" if lost is None else f"had been silent for {lost.silent:g} s only"
         text = f"{older.obj!r} generations {older.generation} and {newer.generation} run at the same time"
         self.break_("doubles", f"{text}; the first one's owner {older.owner!r} {how}")
