@@ -237,6 +237,10 @@ class Verbs(ABC):
         """SIGKILL a daemon; what it has started lives on (slurmstepd with its job)."""
         daemons.end([self.daemons[name]])
 
+    def shut_down(self, name: str) -> None:
+        """SIGTERM a daemon and wait for its end; slurmctld saves its state, so that nothing is forgotten."""
+        daemons.end([self.daemons[name]], grace=20)
+
     def restart(self, name: str) -> None:
         """SIGKILL a daemon and start it again."""
         self.kill(name)
@@ -285,7 +289,8 @@ class Verbs(ABC):
         """
         changed = self.configure(**settings)
         if changed & NEEDS_RESTART:
-            self.restart("slurmctld")
+            self.shut_down("slurmctld")
+            self.launch("slurmctld")
         if changed:
             self.run("scontrol", "reconfigure")
 
@@ -335,7 +340,7 @@ class Verbs(ABC):
                 self.thaw(name)
         changed = self.configure()
         if changed & NEEDS_RESTART:
-            self.kill("slurmctld")
+            self.shut_down("slurmctld")
         for name in list(self.daemons):
             if not self.daemons[name].alive():
                 self.launch(name)
@@ -346,7 +351,11 @@ class Verbs(ABC):
             if state.startswith(("DOWN", "DRAIN")):
                 self.resume_node(node)
         self.wait_idle()
-        self._end_processes()
+        # a job that slurmctld has forgotten is ended by its node; a later order to do so would hit the id's next job
+        try:
+            wait_for(lambda: not self._steps(), 10, "slurmstepd to end")
+        finally:
+            self._end_processes()
 
     def _no_jobs(self) -> bool:
         """Whether no job is left; those that are get cancelled, and their processes killed."""
