@@ -349,6 +349,28 @@ def check_kept(before: dict[str, tuple[object, ...]], now: dict[str, tuple[objec
             raise Trouble("lost", f"{base} was published as {what} and is now {now.get(base)}")
 
 
+def check_runs(store: Path, workers: bool) -> None:
+    """Every run has ended; with ``workers``, nothing is left of those who worked on it."""
+    for run in (store / "runs").iterdir():
+        if run.name == ".unfinished":
+            left = [str(path) for path in run.rglob("*") if not path.is_dir()]
+        else:
+            claims, ends = (
+                sorted(path.name for path in (run / kind).glob("*")) for kind in ("claims", "ends")
+            )
+            left = [] if claims == ends else [f"claims {claims}, ends {ends}"]
+            left += [str(path) for path in (run / "workers").rglob("*")] if workers else []
+        if left:
+            raise Trouble("orphans", f"{run}: {left}")
+
+
+def check_claims(store: Path) -> None:
+    """No claim of an artifact is open."""
+    for claim in store.glob("data/**/.furu/claims/*"):
+        if not (claim.parents[1] / "ends" / claim.name).exists():
+            raise Trouble("orphans", f"{claim} is open, and its owner is dead")
+
+
 def check_store(store: Path, artifacts: int) -> None:
     """After everything has ended well: so many whole results, and nothing open, damaged or temporary."""
     bases = [path.parent for path in store.glob("data/**/.furu")]

@@ -21,8 +21,10 @@ from lab import (
     Trouble,
     Zygote,
     begun,
+    check_claims,
     check_gone,
     check_kept,
+    check_runs,
     check_store,
     notes,
     published,
@@ -93,6 +95,7 @@ class Plan:
         point: where it is done, as `failpoints.AT`; empty: after ``delay`` seconds.
         victims: roles, or ``itself``.
         endless: ``_create`` does not end by itself; only of calls that are not killed.
+        patient: the next call is made only when all that was left of the first has ended by itself.
         again: after how many seconds the second try is killed, too; 0: it is not.
     """
 
@@ -101,6 +104,7 @@ class Plan:
     delay: float
     victims: tuple[str, ...]
     endless: bool
+    patient: bool
     again: float
     mode: str
 
@@ -133,8 +137,8 @@ def plans(seed: int) -> Iterator[Plan]:
         again = chance.uniform(0.005, 0.4) if chance.random() < 0.2 else 0.0
         mode = "process" if point or chance.random() < 0.8 else chance.choice(("thread", "inline"))
         endless = mode == "process" and point in ("", "child/inside/1") and chance.random() < 0.5
-        delay = chance.uniform(0.0, 0.45)
-        yield Plan(seed * 1_000_000 + number, point, delay, victims, endless, again, mode)
+        delay, patient = chance.uniform(0.0, 0.45), chance.random() < 0.5
+        yield Plan(seed * 1_000_000 + number, point, delay, victims, endless, patient, again, mode)
 
 
 class Trial:
@@ -150,6 +154,7 @@ class Trial:
             self.hold.touch()
         self.hits = Hits(folder)
         self.missed = 0
+        self.workers_too = True
         self._zygote = zygote
         self._started: list[Controller] = []
         secs = random.Random(plan.seed).choice((0.0, 0.002, 0.02))
@@ -189,6 +194,8 @@ class Trial:
             time.sleep(plan.delay)
         killed = self._kill(first, stopped, plan.victims)
         if first.pid in killed:
+            if plan.patient:
+                self._ends_by_itself(first, killed)
             before, computed = published(self.folder / "store"), self._computed()
             if plan.again:
                 second = self.controller({HURRY: "1"})
@@ -210,6 +217,13 @@ class Trial:
             self._measure_retry(first, time.monotonic())
         self._finish(before)
 
+    def _ends_by_itself(self, dead: Controller, killed: set[int]) -> None:
+        """What a controller leaves behind ends without anybody's help; if its keeper lives, the claims do, too."""
+        keepers = dead.family()["keeper"]
+        check_gone([dead.marker])
+        if keepers and not killed.intersection(keepers):
+            check_claims(self.folder / "store")
+
     def _measure_retry(self, first: Controller, began: float) -> None:
         self.hold.unlink(missing_ok=True)
         first.answer()
@@ -223,9 +237,18 @@ class Trial:
         for role in victims:
             killed.update([stopped] if role == "itself" and stopped else family.get(role, []))
         send(signal.SIGKILL, killed)
+        if one.pid in killed and not set(family["keeper"]) - killed:
+            self.workers_too = False  # of a run that had ended by then nobody would ever come across the rest
         if stopped is not None and stopped not in killed:
             send(signal.SIGCONT, [stopped])
         return killed
+
+    def beats(self) -> int:
+        """What the newest beat says; 0 if there is none."""
+        return max(
+            (int(path.read_text() or 0) for path in self.folder.glob("store/runs/*/workers/*/beat")),
+            default=0,
+        )
 
     def _computed(self) -> dict[str, int]:
         """How often each `_create` has begun so far."""
@@ -260,6 +283,7 @@ class Trial:
         self._check_apart()
         check_gone([one.marker for one in self._started])
         check_store(store, 3)
+        check_runs(store, self.workers_too)
 
     def _check_apart(self) -> None:
         """No `_create` of an artifact began while the process of an earlier one was at it."""
@@ -304,3 +328,36 @@ def test_kills(first: int, number: int, zygote: Zygote, tmp_path: Path) -> None:
     assert missed <= 1 + number // 5, (
         f"{missed} of {number} never came to the point where they were to be killed"
     )
+
+
+@pytest.mark.fault("F06", "F07")
+@pytest.mark.parametrize("after", ["claim", "close_run"])
+def test_a_keeper_that_was_started_again_knows_what_the_first_one_held(
+    after: str, zygote: Zygote, tmp_path: Path
+) -> None:
+    point, endless = ("child/inside/1", True) if after == "claim" else ("controller/ask-close_run/1", False)
+    plan = Plan(0, point, 0.0, ("keeper",), endless, True, 0.0, "process")
+    with counting("kills") as counts:
+        trial = Trial(zygote, tmp_path / "trial", plan, counts)
+        try:
+            owner = trial.controller({AT: point})
+            until(trial.hits.ready, f"{point}: {owner.story()}")
+            stopped = trial.hits.wait()
+            assert stopped is not None
+            (first,) = owner.family()["keeper"]
+            send(signal.SIGKILL, [first])
+            until(lambda: not state(first), "its end")
+            beats = trial.beats()
+            send(signal.SIGCONT, [stopped])
+            if endless:
+                until(lambda: trial.beats() > beats + 1, "the beat of another one")
+                send(signal.SIGKILL, [owner.pid])
+            else:
+                owner.answer()
+            check_gone([owner.marker])
+            check_claims(trial.folder / "store")
+            if endless:
+                trial.controller({HURRY: "1"}).answer()
+            check_runs(trial.folder / "store", workers=True)
+        finally:
+            trial.close()

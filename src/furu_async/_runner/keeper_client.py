@@ -66,6 +66,7 @@ class KeeperClient:
         self._answers: deque[Any] = deque()
         self._unanswered: deque[tuple[Op, Reply]] = deque()
         self._opened: list[Op] = []
+        self._held: dict[tuple[str, str, str], Op] = {}
         self._unsent = bytearray()
         self._flush_due = False
         self._writing = False
@@ -171,17 +172,20 @@ class KeeperClient:
         """Hand answers over, a few milliseconds' worth in one turn of the loop."""
         until = self._loop.time() + _SLICE
         while self._answers:
-            _, reply = self._unanswered.popleft()
-            reply(self._answers.popleft())
+            self._hand_over()
             if self._answers and self._loop.time() > until:
                 self._loop.call_soon(self._deliver)
                 return
 
+    def _hand_over(self) -> None:
+        (op, reply), answer = self._unanswered.popleft(), self._answers.popleft()
+        self._learn(op, answer)
+        reply(answer)
+
     def _ended(self) -> None:
         self._drop_socket()
         while self._answers:  # they belong to the oldest questions, which must not be asked again
-            _, reply = self._unanswered.popleft()
-            reply(self._answers.popleft())
+            self._hand_over()
         if self._closing:
             return
         if self._loop.time() - self._up_since > _STEADY_SECS:
@@ -193,7 +197,7 @@ class KeeperClient:
         self._buffer = FrameBuffer()
         self._unsent.clear()
         pending = [op for op, _ in self._unanswered]
-        again = [op for op in self._opened if op not in pending]
+        again = [op for op in (*self._opened, *self._held.values()) if op not in pending]
         for op in reversed(again):
             self._unanswered.appendleft((op, lambda _: None))
         self._out = [*again, *pending]
@@ -228,8 +232,19 @@ class KeeperClient:
             self._opened.append(op)
         elif op[0] == "child_gone":
             self._opened = [kept for kept in self._opened if kept[0] != "child" or kept[2] != op[1]]
-        elif op[0] == "close_run":
+
+    def _learn(self, op: Op, answer: Any) -> None:
+        """The same for claims that are held; and a run is open until its end is written."""
+        verb, said = op[0], answer["r"]
+        if verb in ("claim", "takeover"):
+            if said == "claimed":
+                self._held[op[1], op[3], op[4]] = ("hold", *op[1:5], answer["n"])
+        elif verb in ("publish", "finish"):
+            if said in ("published", "fenced"):
+                self._held.pop(op[1:4], None)
+        elif verb == "close_run":
             self._opened = [kept for kept in self._opened if kept[0] != "open" or kept[1:3] != op[1:3]]
+            self._held = {key: held for key, held in self._held.items() if held[1:3] != op[1:3]}
 
     def _drop_socket(self) -> None:
         if self._socket is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from furu_async._store import atomic, fs, runs
 from furu_async._store.artifacts import finish
@@ -57,10 +57,10 @@ class HeldRun:
             self.beat.first()
             self.generation = runs.claim_run(self.paths, after, self.card)
         except OSError:
-            self.leave(())
+            self.leave()
             raise
         if not self.generation:
-            self.leave(())
+            self.leave()
             return False
         if self._key:
             runs.enter(self.paths, self._key, self.card)
@@ -74,8 +74,7 @@ class HeldRun:
         how: runs.Ending,
         counts: Mapping[str, int] | None,
         at: float | None,
-        children: Iterable[int],
-    ) -> None:
+    ) -> bool:
         """End what is still held, then the run (unless there is no failure to say), then remove beat and card.
 
         Best effort: where an end cannot be written, whoever wants it finds an owner without beat.
@@ -83,14 +82,17 @@ class HeldRun:
         Args:
             counts: nodes by how they ended.
             at: seconds since the epoch, for people.
-            children: pids of those on record.
+
+        Returns:
+            The supervisor's folder is gone.
         """
         if failure is not None:
             for (_, n), paths in list(self.held.items()):
                 self._end_artifact(paths, n, failure)
             self._end_itself(how, counts, at)
         self.beat.stop()
-        self.leave(children)
+        self._forget_children()
+        return self.leave()
 
     def _end_artifact(self, paths: ArtifactPaths, n: int, failure: Failure) -> None:
         end = End(
@@ -115,18 +117,31 @@ class HeldRun:
         if self._key and how != "lost":
             runs.leave(self.paths, self._key)
 
-    def leave(self, children: Iterable[int]) -> None:
-        """Remove what stands for a living supervisor; folders go if nothing else is in them."""
+    def leave(self) -> bool:
+        """Remove what stands for a living supervisor, and folders if nothing else is in them.
+
+        Returns:
+            The supervisor's folder is gone.
+        """
         worker = self.worker
-        for pid in children:
-            atomic.try_unlink(f"{worker.children}/{pid}")
         for path in (worker.beat, *self.card.files()):
             atomic.try_unlink(path)
+        gone = False
         for folder in (worker.children, worker.base, self.paths.workers, self.paths.base):
             try:
                 fs.rmdir(folder)
             except OSError:
-                pass
+                continue
+            gone = gone or folder == worker.base
+        return gone
+
+    def _forget_children(self) -> None:
+        try:
+            names = fs.listdir(self.worker.children)
+        except OSError:
+            return
+        for name in names:  # also what a keeper that died while it wrote one has left
+            atomic.try_unlink(f"{self.worker.children}/{name}")
 
     def record_child(self, child: ChildRecord) -> None:
         """Write it down for whoever takes over when both supervisor and keeper are dead; best effort."""

@@ -14,6 +14,7 @@ that order. An operation that fails harms no other. Operations, each a list that
     claim, root, run_id, name, hash         -> claimed n | published n | taken n claim
     takeover, root, run_id, name, hash, n, reason             ends n as lost, ends what it left here, claims n+1
              and, for an owner judged by its silence, the beat it was silent at   taken, if it beats again
+    hold, root, run_id, name, hash, n       -> ok             claimed by an earlier keeper of this supervisor
     publish, root, name, hash, n, end_json, power             -> published | fenced end | broken problems
     finish, root, name, hash, n, end_json   -> published | fenced end
     invalidate, root, name, hash, n, why, run_id              -> ok done
@@ -87,12 +88,14 @@ class Keeper:
         self._runs: dict[tuple[str, str], HeldRun] = {}
         self._holders: dict[tuple[str, int], HeldRun] = {}
         self._children: dict[int, ChildRecord] = {}
+        self._folders: set[str] = set()
         self._sweeper = Sweeper()
         self._operations: dict[str, Callable[..., Reply]] = {
             "claim": self._claim,
             "publish": self._publish,
             "finish": self._finish,
             "takeover": self._takeover,
+            "hold": self._hold_on,
             "invalidate": self._invalidate,
             "open": self._open,
             "child": self._child,
@@ -140,6 +143,7 @@ class Keeper:
             # Of an earlier keeper of the same supervisor, which died.
             self._children.setdefault(child.pid, child)
         self._runs[root, run_id] = run
+        self._folders.add(run.worker.base)
         for child in self._children.values():
             run.record_child(child)
         self._start_beat(run.beat)
@@ -187,7 +191,8 @@ class Keeper:
     ) -> None:
         for key in run.held:
             self._holders.pop(key, None)
-        run.end(failure, how, counts, at, self._children)
+        if run.end(failure, how, counts, at):
+            self._folders.discard(run.worker.base)
 
     # -- children --------------------------------------------------------------------------------------------
 
@@ -235,6 +240,13 @@ class Keeper:
         if n > 1:
             self._sweeper.add(paths, n)
         return {"r": "claimed", "n": n, "notes": notes} if notes else {"r": "claimed", "n": n}
+
+    def _hold_on(self, root: str, run_id: str, name: str, hash: str, n: int) -> Reply:
+        run = self._run(root, run_id)
+        paths = ArtifactPaths(root, name, hash)
+        run.held[paths.base, n] = paths
+        self._holders[paths.base, n] = run
+        return _OK
 
     def _takeover(
         self, root: str, run_id: str, name: str, hash: str, n: int, reason: str, *silent_at: bytes | None
@@ -288,6 +300,9 @@ class Keeper:
         failure = Failure(kind="lost", message="its supervisor died") if gone else None
         for key in list(self._runs):
             self._end_run(self._runs.pop(key), failure, "lost")
+        for folder in self._folders if gone else ():
+            # Also of runs that ended in order: nobody comes across those again.
+            runs.remove_spool(f"{folder}/spool")
 
 
 def _error(text: str, number: int = 0) -> Reply:
