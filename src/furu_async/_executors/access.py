@@ -77,6 +77,21 @@ class StoreAccess:
                 from furu_async._executors.implicit import compute
 
                 await compute(todo or pending, executor)
+        healed: set[str] = set()
+        while True:
+            try:
+                return await self._load_all(objs)
+            except FuruMissingArtifact as error:
+                damaged = [obj for obj in objs if obj.furu_hash == error.missing]
+                if context.current.get() is not None or not damaged or error.missing in healed:
+                    raise
+                # Its files looked right and cannot be read: the run that is asked looks more closely.
+                healed.add(error.missing)
+                from furu_async._executors.implicit import compute
+
+                await compute(damaged[:1], executor)
+
+    async def _load_all(self, objs: Sequence[Furu[T]]) -> list[T]:
         if len(objs) == 1:
             return [await self.aload(objs[0])]
         inside = contextvars.copy_context()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ _READ_SECS = 30.0
 _SLICE = 0.001
 _MOST_GENERATIONS = 100
 _MOST_LINES = 20
+_LONGEST_LINE = 1 << 16
 _UNSURE = ("lost", "preempted")
 """Kinds of ends that are also written where nothing had begun."""
 
@@ -138,8 +140,8 @@ def _read_journal(path: str) -> tuple[frozenset[tuple[str, int]], bool]:
     started = set()
     torn = False
     try:
-        with open(path, "rb") as file:
-            for line in file:
+        with os.fdopen(atomic.open_file(path), "rb") as file:
+            while line := file.readline(_LONGEST_LINE):
                 torn = not line.endswith(b"\n")
                 if b"node_started" not in line:
                     continue

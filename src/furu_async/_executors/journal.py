@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from furu_async._runtime.blocking import DOOR
+from furu_async._store import atomic
 from furu_async.report import RunEvent
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ class Journal:
                 continue
             try:
                 # As a context manager it would be closed in the loop's own threads, for which asyncio.run waits.
-                file = await aiofiles.open(self._path, "ab", buffering=0, executor=DOOR.logs)
+                file = await aiofiles.open(
+                    self._path, "ab", buffering=0, executor=DOOR.logs, opener=atomic.open_file
+                )
                 try:
                     await self._append(file)
                 finally:

@@ -218,7 +218,7 @@ class LocalExecutor:
     async def validate(self, run: RunPort, node: Node, files: bool) -> Validation:
         """In a child where the node itself would run in one, else in a thread."""
         if self.mode_of(node) != "process" or run.context.run(overrides.active):
-            return await validate_stored(node.obj, run.config, files)
+            return await validate_stored(node.obj, run.config, files, files)
         if not self._spool:
             self._spool = os.path.join(run.root, "runs", run.run_id, "workers", self.worker_id, "spool")
         return await self.dispatcher.checks.ask(run, node, files)

@@ -13,14 +13,17 @@ VALIDATE_SECS = 60.0
 """How long one ``_validate`` may take before the answer counts as unknown."""
 
 
-async def validate_stored(obj: Furu[Any], config: FuruConfig, files: bool = False) -> Validation:
+async def validate_stored(
+    obj: Furu[Any], config: FuruConfig, files: bool = False, content: bool = False
+) -> Validation:
     """Ask a published artifact's ``_validate`` off the loop, with a time limit; never raises for the artifact.
 
     Args:
         files: also compare names and sizes with the manifest.
+        content: also read the result.
     """
     try:
-        return await DOOR.user.run(judge, obj, config, files, deadline=VALIDATE_SECS)
+        return await DOOR.user.run(judge, obj, config, files, content, deadline=VALIDATE_SECS)
     except BlockingTimeout:
         return no_answer(obj)
 

@@ -251,7 +251,8 @@ def validate_in_child(task: TaskSpec, objects: Objects, capture: Capture, snapsh
     def body() -> bytes:
         obj = _build(attempt, objects, snapshot)
         attempt.phase = "validate"
-        return msgspec.json.encode(judge(obj, _config(task.root), files=task.action == "validate-files"))
+        closely = task.action == "validate-files"
+        return msgspec.json.encode(judge(obj, _config(task.root), files=closely, content=closely))
 
     failure: Failure | None = None
     try:

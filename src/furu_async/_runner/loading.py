@@ -17,7 +17,7 @@ from furu_async._store import results
 from furu_async._store.artifacts import look, read_success
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.manifest import verify_manifest
-from furu_async._store.records import End
+from furu_async._store.records import Damaged, End
 from furu_async.errors import FuruComputeError, FuruMissingArtifact, FuruStoreError
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def load_result(obj: Furu[T], root: str) -> T:
     """Load the published result.
 
     Raises:
-        FuruMissingArtifact: nothing is published, or files of the manifest are gone.
+        FuruMissingArtifact: nothing is published, or its files are gone or damaged.
         FuruComputeError: ``_load`` raised, or the stored value cannot be read.
     """
     found = bound_to_published(obj, root)
@@ -77,7 +77,7 @@ def load_result(obj: Furu[T], root: str) -> T:
             return copy._load()
     try:
         value: T = results.load(paths.attempt(end.generation), end.result, bytes(end.value))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, Damaged) as error:
         raise missing(obj, root, f"its result is damaged: {error}") from error
     except FuruComputeError as error:
         raise FuruComputeError(

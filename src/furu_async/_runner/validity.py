@@ -14,8 +14,11 @@ from typing import Any, Literal
 from furu_async._model.artifact import Furu, class_info
 from furu_async._runner.loading import acting_for, bound_to_published
 from furu_async._runtime.config import FuruConfig, use_config
+from furu_async._store import results
+from furu_async._store.layout import ArtifactPaths
 from furu_async._store.manifest import verify_manifest
-from furu_async.errors import FuruMissingArtifact, FuruValidationError
+from furu_async._store.records import Damaged, End
+from furu_async.errors import FuruError, FuruMissingArtifact, FuruValidationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +34,45 @@ class Validation:
     raised: bool = False
 
 
-def judge(obj: Furu[Any], config: FuruConfig, files: bool = True) -> Validation:
-    """The blocking part: look, run ``_validate``, classify."""
-    verdict = _judge_once(obj, config, files)
+def judge(obj: Furu[Any], config: FuruConfig, files: bool = True, content: bool = False) -> Validation:
+    """The blocking part: look, run ``_validate``, classify.
+
+    Args:
+        files: compare names and sizes with the manifest.
+        content: somebody could not use the result: read it, and compare checksums where there are any.
+    """
+    verdict = _judge_once(obj, config, files, content)
     if verdict.raised:
-        verdict = _judge_once(obj, config, files)
+        verdict = _judge_once(obj, config, files, content)
     return verdict
 
 
-def _judge_once(obj: Furu[Any], config: FuruConfig, files: bool) -> Validation:
+def _read(paths: ArtifactPaths, end: End) -> None:
+    try:
+        results.load(paths.attempt(end.generation), end.result, bytes(end.value))
+    except Damaged:
+        raise
+    except FuruError:  # of this process's code, such as another version of a class in the result
+        pass
+
+
+def _judge_once(obj: Furu[Any], config: FuruConfig, files: bool, content: bool) -> Validation:
     root = str(config.path)
     try:
         found = bound_to_published(obj, root)
         if found is None:
             return Validation("invalid", "nothing is published")
         copy, end, paths = found
-        if files:
-            problems = verify_manifest(paths, end.generation, end)
+        if files or content:
+            problems = verify_manifest(paths, end.generation, end, checksums=content)
             if problems:
                 return Validation("invalid", "; ".join(problems[:3]))
+        if content and not class_info(type(obj)).has_load:
+            _read(paths, end)
         if not class_info(type(obj)).has_validate:
             return Validation("valid")
+    except (Damaged, FileNotFoundError) as error:
+        return Validation("invalid", str(error))
     except OSError as error:
         return Validation("unknown", f"{error.strerror or error}: {error.filename or root}")
     try:

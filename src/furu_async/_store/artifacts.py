@@ -69,6 +69,7 @@ def claim(paths: ArtifactPaths, generation: int, card: Card) -> ClaimReply:
 
     Raises:
         OSError: a step failed; if the claim was linked before, the next call finishes it.
+        Damaged: a folder of the artifact is none.
     """
     target = paths.claim(generation)
     fresh = False
@@ -77,6 +78,8 @@ def claim(paths: ArtifactPaths, generation: int, card: Card) -> ClaimReply:
             return _refused(look(paths))
     else:
         fresh = _make_artifact_folders(paths)
+    if not fresh:
+        _check_folders(paths)
     try:
         linked = card.link(target)
     except FileNotFoundError:
@@ -111,10 +114,16 @@ def _make_artifact_folders(paths: ArtifactPaths) -> bool:
             fs.mkdir(folder)
         except FileExistsError:
             fresh = False
+            atomic.check_folders(folder)
         except FileNotFoundError:
             atomic.make_folders(folder)
             fresh = False
     return fresh
+
+
+def _check_folders(paths: ArtifactPaths) -> None:
+    folders = (paths.base, paths.furu, paths.claims, paths.ends, paths.attempts, paths.checkpoints)
+    atomic.check_folders(*folders)
 
 
 def publish(paths: ArtifactPaths, generation: int, end: End, power: bool = False) -> PublishReply:
@@ -216,6 +225,7 @@ def takeover(
 
     The caller has judged the owner dead or silent; ``end_owner`` ends what it left on this host, between the two.
     """
+    _check_folders(paths)
     failure = Failure(kind="lost", message=reason)
     reply = finish(
         paths,
@@ -248,6 +258,7 @@ def invalidate(
     end = _end_or_marker(paths, generation)
     if end is None or end.status != "success":
         return False
+    atomic.check_folders(paths.base, paths.furu, paths.invalid_folder)
     record = Invalidation(generation=generation, why=why, run_id=run_id, at=at)
     mine = atomic.write_new_linked(paths.invalid(generation), encode(record))
     marker.remove(paths, generation)

@@ -31,13 +31,42 @@ def private_name(prefix: str) -> str:
     return f".{prefix}-{os.getpid():x}-{_salt}-{_count:x}"
 
 
+UNUSABLE = (errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
+"""Errors that tell of what lies in a place, not of the storage: waiting does not help, somebody has to look at it."""
+
+
 def exists(path: str) -> bool:
     """Whether there is anything at this path; an I/O error is raised, not taken for absence."""
     try:
         fs.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
         return False
     return True
+
+
+def check_folders(*paths: str) -> None:
+    """See to it that what is there under these names are folders: a link is not followed where something is written.
+
+    Raises:
+        Damaged: one of them is something else.
+    """
+    for path in paths:
+        try:
+            mode = fs.lstat(path).st_mode
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISDIR(mode):
+            raise Damaged(path, f"it is {_kind(mode)} where a folder belongs")
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return "a symbolic link"
+    return "a file" if stat.S_ISREG(mode) else "a special file"
 
 
 def make_folders(path: str, stop: str = "") -> None:
@@ -273,6 +302,19 @@ def _read_bytes(path: str, limit: int) -> bytes:
         fs.close(fd)
 
 
+def open_file(path: str, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file; never follows a link, never waits on a pipe.
+
+    Raises:
+        OSError: it is not there, or is something else (ELOOP, EISDIR, or EINVAL).
+    """
+    fd = fs.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if stat.S_ISREG(fs.fstat(fd).st_mode):
+        return fd
+    fs.close(fd)
+    raise OSError(errno.EINVAL, "it is not a regular file", path)
+
+
 def try_unlink(path: str) -> None:
     """Remove a file if that is possible now."""
     try:
@@ -310,6 +352,7 @@ def quarantine(path: str, folder: str) -> str:
         finally:
             fs.close(fd)
         above, _, name = path.rpartition("/")
+        check_folders(folder)
         copy = f"{folder}/{os.path.basename(above)}-{name}-{blake2b(data, digest_size=4).hexdigest()}"
         make_folders(folder)
         try:
@@ -317,5 +360,5 @@ def quarantine(path: str, folder: str) -> str:
         except FileExistsError:
             pass
         return copy
-    except OSError:
+    except (OSError, Damaged):
         return ""

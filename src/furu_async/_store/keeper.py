@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from furu_async._store import runs
+from furu_async._store import atomic, runs
 from furu_async._store.artifacts import (
     ClaimReply,
     Look,
@@ -58,7 +58,7 @@ from furu_async._store.beat import Beat, read_beat
 from furu_async._store.holding import HeldRun
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import children_of, end_children, end_left_behind
-from furu_async._store.records import ChildRecord, Claim, End, decode, encode
+from furu_async._store.records import ChildRecord, Claim, Damaged, End, decode, encode
 from furu_async._store.sweep import Sweeper
 from furu_async.errors import FuruError
 from furu_async.report import Failure
@@ -73,6 +73,7 @@ _END_SECONDS = 5.0
 
 Reply = dict[str, Any]
 _OK: Reply = {"r": "ok"}
+_OF_ONE_ARTIFACT = ("claim", "publish", "finish", "takeover", "invalidate")
 
 
 class Keeper:
@@ -110,12 +111,13 @@ class Keeper:
             return self._operations[operation[0]](*operation[1:])
         except OSError as error:
             path = error.filename if isinstance(error.filename, str) else ""
-            return {
-                "r": "error",
-                "errno": error.errno or 0,
-                "path": path,
-                "text": error.strerror or str(error),
-            }
+            number = error.errno or 0
+            if number in atomic.UNUSABLE and operation[0] in _OF_ONE_ARTIFACT:
+                number = errno.EUCLEAN
+            return {"r": "error", "errno": number, "path": path, "text": error.strerror or str(error)}
+        except Damaged as error:
+            text = f"cannot be used before a person has looked at it: {error.reason}"
+            return {"r": "error", "errno": errno.EUCLEAN, "path": error.path, "text": text}
         except FuruError as error:
             return {"r": "error", "errno": 0, "path": getattr(error, "path", ""), "text": str(error)}
         except Exception as error:

@@ -65,9 +65,14 @@ def look(paths: ArtifactPaths) -> Look:
         if claims < 0:
             return Look("free", 0, notes=notes)
         ends = _newest(paths.ends, notes)
-    except NotADirectoryError:
+    except OSError as error:
+        if error.errno not in atomic.UNUSABLE:
+            raise
+        where = error.filename or paths.base
         return Look(
-            "damaged", 0, notes=[*notes, f"{paths.base}: something there should be a folder and is a file"]
+            "damaged",
+            0,
+            notes=[*notes, f"{where}: it, or what is above it, should be a folder ({error.strerror})"],
         )
     newest = max(claims, ends)
     if newest == 0:

@@ -17,21 +17,28 @@ cannot stay:
 
 from __future__ import annotations
 
+import stat
+
 from furu_async._store import atomic, fs
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.records import Damaged, End, decode
 
 
 def is_marked(paths: ArtifactPaths) -> bool:
-    """Whether there is a marker: one stat. An empty one (a power loss) does not count.
+    """Whether there is a marker: one stat. An empty one (a power loss) does not count, nor does what is no file.
 
     Raises:
         OSError: the file system does not say.
     """
     try:
-        return fs.stat(paths.base + "/SUCCESS.json").st_size > 0
-    except (FileNotFoundError, NotADirectoryError):
+        found = fs.lstat(paths.base + "/SUCCESS.json")
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        if error.errno not in atomic.UNUSABLE:
+            raise
+        return False
+    return found.st_size > 0 and stat.S_ISREG(found.st_mode)
 
 
 def read_end(paths: ArtifactPaths, path: str, generation: int = 0) -> End:

@@ -234,10 +234,10 @@ def _read(path: str) -> bytes:
 
 def _open(path: str) -> int:
     try:
-        return fs.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return fs.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise Damaged(path, "it is a symbolic link, not a file") from None
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise Damaged(path, "it is a symbolic link or a socket, not a file") from None
         raise
 
 

@@ -112,6 +112,10 @@ def claim_run(paths: RunPaths, after: int, card: Card) -> int:
         OSError: a step failed.
     """
     if after:
+        try:
+            atomic.check_folders(paths.base, paths.claims, paths.ends)
+        except Damaged:
+            return 0
         left = _read_claim(paths, after) if atomic.exists(paths.claim(after)) else None
         if left is None or not _end_lost(paths, after, card):
             return 0
@@ -200,16 +204,18 @@ def _is_lost(paths: RunPaths, n: int) -> bool:
 def enter(paths: RunPaths, key: str, card: Card) -> None:
     """Make a claimed run findable by its key; best effort, and never raises ``OSError``: without it nothing breaks."""
     path = paths.unfinished(key)
+    folder = os.path.dirname(path)
     for _ in range(_TRIES):
         try:
+            atomic.check_folders(os.path.dirname(folder), folder)
             card.link(path)
         except FileNotFoundError:
             # Whoever ends another run of this key may take the folder away between the two.
             try:
-                atomic.make_folders(os.path.dirname(path))
+                atomic.make_folders(folder)
             except OSError:
                 return
-        except OSError:
+        except (OSError, Damaged):
             return
         else:
             return
@@ -218,8 +224,13 @@ def enter(paths: RunPaths, key: str, card: Card) -> None:
 def leave(paths: RunPaths, key: str) -> None:
     """Take the entry of a run away that has ended; best effort."""
     path = paths.unfinished(key)
+    folder = os.path.dirname(path)
+    try:
+        atomic.check_folders(os.path.dirname(folder), folder)
+    except (OSError, Damaged):
+        return
     atomic.try_unlink(path)
-    _try_rmdir(os.path.dirname(path))
+    _try_rmdir(folder)
 
 
 def find_unfinished(root: str, key: str) -> Unfinished | None:
@@ -234,7 +245,8 @@ def find_unfinished(root: str, key: str) -> Unfinished | None:
     folder = unfinished_folder(root, key)
     try:
         names = fs.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
+        atomic.check_folders(os.path.dirname(folder), folder)
+    except (FileNotFoundError, NotADirectoryError, Damaged):
         return None
     # Names begin with the time, so the newest run is the last one.
     for name in sorted(names, reverse=True)[:_MOST_LOOKS]:

@@ -8,6 +8,7 @@ stay.
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections import deque
 
@@ -44,12 +45,22 @@ def carry_checkpoint(paths: ArtifactPaths, n: int) -> None:
         if _succeeded(paths, k):
             return
     source, target = paths.checkpoint(newest), paths.checkpoint(n)
+    if not _is_folder(source):
+        return
     try:
         fs.rename(source, target)
     except FileNotFoundError:
         if not atomic.exists(target):
             raise
         # The reply was lost: it has moved.
+
+
+def _is_folder(path: str) -> bool:
+    """False also for a link to one: an attempt writes there."""
+    try:
+        return stat.S_ISDIR(fs.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _succeeded(paths: ArtifactPaths, n: int) -> bool:

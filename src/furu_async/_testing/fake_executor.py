@@ -67,7 +67,7 @@ class _Scripted(LocalExecutor):
 
     async def validate(self, run: RunPort, node: Node, files: bool) -> Validation:
         """In a thread: there are no children."""
-        return await validate_stored(node.obj, run.config, files)
+        return await validate_stored(node.obj, run.config, files, files)
 
     def _route(self, job: Job) -> None:
         self._workers.add(job)

@@ -424,7 +424,7 @@ def test_a_race_with_every_fault_ends_well(tmp_path: Path) -> None:
         injected += len(story.hosts.storage.log)
         published += len(story.published)
     assert injected > 10 * STORIES
-    assert published > STORIES
+    assert published >= STORIES
 
 
 def test_the_same_seed_gives_the_same_faults(tmp_path: Path) -> None:
