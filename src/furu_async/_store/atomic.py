@@ -51,13 +51,15 @@ def exists(path: str) -> bool:
 def check_folders(*paths: str) -> None:
     """See to it that what is there under these names are folders: a link is not followed where something is written.
 
+    What cannot be asked for is passed over: it is missing, or what follows on this will fail and say why.
+
     Raises:
         Damaged: one of them is something else.
     """
     for path in paths:
         try:
             mode = fs.lstat(path).st_mode
-        except FileNotFoundError:
+        except OSError:
             continue
         if not stat.S_ISDIR(mode):
             raise Damaged(path, f"it is {_kind(mode)} where a folder belongs")

@@ -227,7 +227,7 @@ def leave(paths: RunPaths, key: str) -> None:
     folder = os.path.dirname(path)
     try:
         atomic.check_folders(os.path.dirname(folder), folder)
-    except (OSError, Damaged):
+    except Damaged:
         return
     atomic.try_unlink(path)
     _try_rmdir(folder)
