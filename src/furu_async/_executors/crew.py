@@ -51,9 +51,11 @@ class Seat:
     Attributes:
         seconds: moving average of what a task takes, None before the first.
         retiring: it gets nothing new and is ended when its tasks are done.
+        aside: it is beyond the crew's size, and gets no tasks but questions.
     """
 
     __slots__ = (
+        "aside",
         "child",
         "done",
         "env",
@@ -76,11 +78,12 @@ class Seat:
         self.done = 0
         self.first_rss = 0.0
         self.retiring = False
+        self.aside = False
         self.shown = 0
 
     def depth(self, prefetch: bool) -> int:
         """How many tasks it may hold, begun or not."""
-        if self.child is None or self.retiring or not self.child.alive:
+        if self.child is None or self.retiring or self.aside or not self.child.alive:
             return 0
         if not prefetch or self.seconds is None or self.seconds > _AHEAD_SECS:
             return 1
@@ -129,7 +132,17 @@ class Crew:
 
     def active(self) -> int:
         """Seats that take tasks, or will as soon as their child is there."""
-        return sum(not seat.retiring for seat in self.seats)
+        return sum(not seat.retiring and not seat.aside for seat in self.seats)
+
+    def idle(self) -> int:
+        """Those of them that have nothing to do now."""
+        free = (seat for seat in self.seats if not seat.retiring and not seat.aside)
+        return sum(seat.child is None or not seat.child.tasks for seat in free)
+
+    def hire_aside(self) -> None:
+        """Start a further child that only answers questions, unless there is one: all others are at long tasks."""
+        if not any(seat.aside and not seat.retiring for seat in self.seats):
+            self.hire().aside = True
 
     def seat_seeing(self, devices: str) -> Seat | None:
         """A free seat whose child sees just these GPUs, or is being started so; if there is none one is made.
@@ -137,7 +150,7 @@ class Crew:
         None: every seat is busy.
         """
         env = {"CUDA_VISIBLE_DEVICES": devices}
-        free = [s for s in self.seats if not s.retiring and (s.child is None or not s.child.tasks)]
+        free = [s for s in self.seats if not (s.retiring or s.aside or (s.child and s.child.tasks))]
         for seat in free:
             if seat.env == env:
                 return seat

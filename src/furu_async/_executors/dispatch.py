@@ -70,13 +70,6 @@ class Dispatcher:
             self._pump_due = True
             self._loop.call_soon(self.pump)
 
-    def drop_queued(self, job: Job) -> bool:
-        """Forget a job that is still queued; False if it has moved on."""
-        if job.step is not Step.QUEUED:
-            return False
-        job.step = Step.OVER
-        return True
-
     def on_claimed(self, job: Job) -> None:
         """The claim is held."""
         self.claiming -= 1
@@ -137,10 +130,12 @@ class Dispatcher:
         if not backlog:
             return
         crew = self.crew
-        idle = sum(1 for s in crew.seats if not s.retiring and (s.child is None or not s.child.tasks))
+        idle = crew.idle()
         while crew.active() < crew.size and idle < backlog:
             crew.hire()
             idle += 1
+        if self.checks and not idle:
+            crew.hire_aside()
 
     def _claim_ahead(self) -> None:
         if self._crew is None or not self.queue:
@@ -149,7 +144,7 @@ class Dispatcher:
         room = -len(self.claimed) - self.claiming
         for seat in self._crew.seats:
             held = len(seat.child.tasks) if seat.child is not None else 0
-            room += max(0, (seat.depth(prefetch) or (0 if seat.retiring else 1)) - held)
+            room += max(0, (seat.depth(prefetch) or (0 if seat.retiring or seat.aside else 1)) - held)
         skipped: list[Job] = []
         asked = 0
         while room > 0 and self.queue and len(skipped) < _MOST_SKIPPED:
@@ -183,8 +178,7 @@ class Dispatcher:
             self._hand_out_with_gpus(self._crew)
             return
         prefetch = not self.budget.counted
-        seats = [s for s in self._crew.seats if s.child is not None and s.child.alive and not s.retiring]
-        rooms = [(len(s.child.tasks), s.number, s) for s in seats if s.child is not None]
+        rooms = [(len(s.child.tasks), s.number, s) for s in self._crew.seats if s.child is not None]
         heapq.heapify(rooms)
         given = 0
         while self.claimed and rooms:
@@ -289,6 +283,7 @@ class Dispatcher:
 
     def _on_result(self, seat: Seat, result: TaskResult) -> None:
         if self.checks.take_result(result):
+            seat.retiring = seat.retiring or (seat.aside and not self.checks)
             return
         job = self.by_task.pop(result.id, None)
         seat.learn(result.duration, result.rss_mb)

@@ -56,7 +56,7 @@ class Monitor:
             return
         now = self._loop.time()
         seats = dispatcher.seats
-        idle = any(s.child is not None and s.child.alive and not s.child.tasks for s in seats)
+        idle = any(s.child is not None and s.child.alive and not s.child.tasks and not s.aside for s in seats)
         for seat in seats:
             self._look_at(seat, now, idle)
         if not idle and not any(seat.starting for seat in seats):

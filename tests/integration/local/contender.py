@@ -36,9 +36,7 @@ async def meet(folder: str, name: str, size: int, k: int) -> None:
 
 def tell(event: RunEvent) -> None:
     """An event, as it happens."""
-    say(
-        event=event.kind, message=event.message, status=event.status, name=event.name, attempt=event.attempt
-    )
+    say(event=event.kind, message=event.message, status=event.status, name=event.name, attempt=event.attempt)
 
 
 async def main(wanted: dict[str, Any]) -> None:
