@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from furu_async._cli.text import clean, duration, number, shorten
 from furu_async.report import NodeOutcome, RunReport
 
-__all__ = ["Line", "counts_text", "failure_lines", "summary_line"]
+__all__ = ["Line", "counts_text", "failure_lines", "summary_line", "traceback_lines"]
 
 Tone = Literal["plain", "title", "error", "dim", "good"]
 
@@ -41,8 +41,24 @@ def summary_line(report: RunReport) -> Line:
     return Line(f"not done: {total} in {duration(report.duration)}: {what}", "error")
 
 
-def failure_lines(report: RunReport, *, shown: int = SHOWN, tail: int = TAIL) -> list[Line]:
-    """The failed nodes of a run, the first ``shown`` of them in full, each with the last ``tail`` lines of its log."""
+def traceback_lines(report: RunReport) -> list[Line]:
+    """The whole traceback of every failed node that has one."""
+    lines: list[Line] = []
+    for node in report:
+        if node.status == "failed" and node.failure is not None and node.failure.traceback:
+            lines.append(Line(f"{shorten(clean(node.label or node.name), 160)} [{node.hash[:12]}]:", "title"))
+            lines.extend(Line(f"  {clean(text)}") for text in node.failure.traceback.rstrip().splitlines())
+    return lines
+
+
+def failure_lines(
+    report: RunReport, *, shown: int = SHOWN, tail: int = TAIL, told: Container[str] = ()
+) -> list[Line]:
+    """The failed nodes of a run, the first ``shown`` of them in full, each with the last ``tail`` lines of its log.
+
+    Args:
+        told: notes that have been shown before.
+    """
     failed = [node for node in report if node.status == "failed"]
     lines: list[Line] = []
     if failed:
@@ -53,7 +69,9 @@ def failure_lines(report: RunReport, *, shown: int = SHOWN, tail: int = TAIL) ->
         if len(failed) > shown:
             lines.append(Line(f"  … and {len(failed) - shown:,} more; the journal has them all:"))
             lines.append(Line(f"    {clean(report.run_dir)}/journal.jsonl", "dim"))
-    lines.extend(Line(f"note: {shorten(clean(note), _WIDTH)}", "dim") for note in report.notes)
+    lines.extend(
+        Line(f"note: {shorten(clean(note), _WIDTH)}", "dim") for note in report.notes if note not in told
+    )
     return lines
 
 

@@ -7,6 +7,7 @@ settings), 130 interrupted. Errors of the library are shown as their text; ``-v`
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from furu_async._cli.failures import failure_lines, summary_line
+from furu_async._cli.failures import failure_lines, summary_line, traceback_lines
 from furu_async._cli.plan_table import plan_lines
 from furu_async._cli.progress import make_progress
 from furu_async._cli.target import load_targets
@@ -98,7 +99,7 @@ def run(target: str, *, verbose: bool, root: str | None, **options: Any) -> None
         if options["dry_run"]:
             code = _dry_run(targets, options, verbose)
         else:
-            code = _run(targets, options)
+            code = _run(targets, options, verbose)
     sys.exit(code)
 
 
@@ -137,10 +138,20 @@ def _use_root(root: str | None) -> None:
         os.environ["FURU_PATH"] = os.path.abspath(root)
 
 
-def _run(targets: list[Furu[Any]], options: dict[str, Any]) -> int:
+def _log_but_notes() -> None:
+    """Show warnings of the library, but those that are shown as notes of the run anyway."""
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: not getattr(record, "furu_note", False))
+    logger = logging.getLogger("furu_async")
+    if not logger.hasHandlers():
+        logger.addHandler(handler)
+
+
+def _run(targets: list[Furu[Any]], options: dict[str, Any], verbose: bool) -> int:
     from furu_async._executors.local import Local
     from furu_async.api import run_dag_sync
 
+    _log_but_notes()
     progress = make_progress(options["progress"], targets)
     told = _Told(progress)
     try:
@@ -160,6 +171,11 @@ def _run(targets: list[Furu[Any]], options: dict[str, Any]) -> int:
             raise
         if not told.stopped:
             _tell(error.report, error.message)
+        if "retry_failed=False" in error.message:
+            click.echo("refused: failures of earlier runs stand with --no-retry-failed", err=True)
+        if verbose:
+            for line in traceback_lines(error.report):
+                click.echo(line.text, err=True)
         return FAILED
     if not told.stopped:
         _tell(report)

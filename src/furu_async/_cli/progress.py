@@ -107,6 +107,7 @@ class PlainProgress:
         self._left = most
         self._untold = 0
         self._said: tuple[int, int, int] = (0, 0, 0)
+        self._noted: set[str] = set()
         self._quiet_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -129,6 +130,8 @@ class PlainProgress:
             return
         if self._left > 0:
             self._left -= 1
+            if event.kind == "note":
+                self._noted.add(event.message)
             self._write(f"[{duration(now - self._began):>8}] {self._line(event, seconds)}")
         else:
             self._untold += 1
@@ -141,7 +144,7 @@ class PlainProgress:
         if report is None:
             self._write(_counts(self._tally.snapshot(self._clock())))
             return
-        for line in [*failure_lines(report), summary_line(report)]:
+        for line in [*failure_lines(report, told=self._noted), summary_line(report)]:
             self._write(line.text)
 
     def _line(self, event: RunEvent, seconds: float | None) -> str:

@@ -161,7 +161,7 @@ class Ledger:
             return
         if len(self.notes) < _NOTES:
             self.notes.append(text)
-        logger.warning("%s", text)
+        logger.warning("%s", text, extra={"furu_note": True})
         self.emit(RunEvent(at=clock.wall(), kind="note", message=text))
 
     def counts(self) -> dict[str, int]:

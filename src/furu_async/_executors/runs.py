@@ -205,6 +205,12 @@ class Run:
 
         if ledger.journal.trouble:
             ledger.notes.append(ledger.journal.trouble)
+        if end is not None and not end.why:
+            asked = driver.rerun - {"ALL", *driver.config.always_rerun}
+            for name in sorted(asked - {node.name for node in driver.nodes.values()}):
+                ledger.notes.append(
+                    f"rerun={name!r} is no class of this run (what lies below results that are there is not looked at)"
+                )
         self._settled.set()
         self._report = RunReport(
             run_id=self.run_id,

@@ -75,7 +75,8 @@ class FuruConfig:
             object.__setattr__(self, item.name, checked)
         if self.heartbeat_secs * 2 > self.lease_secs:
             raise FuruConfigError(
-                f"heartbeat_secs={self.heartbeat_secs:g} must be at most half of lease_secs={self.lease_secs:g}",
+                f"FURU_HEARTBEAT_SECS={self.heartbeat_secs:g} (heartbeat_secs) must be at most half of "
+                f"FURU_LEASE_SECS={self.lease_secs:g} (lease_secs)",
                 "an owner that beats slower than that would look lost between two beats",
             )
 

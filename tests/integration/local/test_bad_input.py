@@ -31,7 +31,7 @@ from furu_async._store.liveness import this_owner
 from furu_async._store.records import Claim, RunRecord, encode
 from furu_async._testing.strangers import Stranger
 from furu_async.errors import FuruError
-from furu_async.testing import Computes, FakeExecutor, Returns, run_virtual, tmp_root
+from furu_async.testing import Computes, FakeExecutor, Raises, Returns, run_virtual, tmp_root
 
 SECRET = "canary-outside-5c1e"
 
@@ -369,3 +369,68 @@ def test_something_else_in_place_of_the_store_or_a_folder_of_it_is_said(
     # What a link leads to may be back soon: a disk that is not mounted.
     assert took <= (root.infra_secs if what == "a dangling link" else 60)
     assert time.monotonic() - begin < 15, "nothing hangs"
+
+
+def test_names_to_compute_again_that_match_nothing_are_told(root: FuruConfig) -> None:
+    names = ("tests.sim.sim_artifacts.Item", "tests.sim.sim_artifacts.Itme")
+    report, _ = run_virtual(compute(Item(number=1), rerun=names))
+    assert report.ok
+    assert [note for note in report.notes if "rerun" in note] == [
+        "rerun='tests.sim.sim_artifacts.Itme' is no class of this run "
+        "(what lies below results that are there is not looked at)"
+    ]
+
+
+def test_a_stored_result_of_the_right_size_and_wrong_content_is_made_again(root: FuruConfig) -> None:
+    """By whoever needs it, and by an `aget`."""
+    item = Item(number=1)
+    above = Item(number=2, inputs=(item,))
+    text = "x" * 5000
+    executor = FakeExecutor(lambda obj, attempt: Computes() if obj.inputs else Returns([text]))
+
+    async def run() -> RunReport:
+        return await run_dag(item, executor=executor)
+
+    async def get() -> Any:
+        return await item.aget(executor=executor)
+
+    assert run_virtual(run()).ok
+    for way in (get, lambda: run_dag(above, executor=executor, check=False, retries=0)):
+        (path,) = Path(paths_of(item).attempts).glob("*/result.json")
+        path.write_bytes(b"{" * path.stat().st_size)
+        run_virtual(way())
+        assert item.load_existing() == [text]
+        shutil.rmtree(path.parent, ignore_errors=True)
+
+
+@pytest.mark.fault("F114")
+def test_no_secret_of_arguments_or_environment_gets_into_the_store(
+    root: FuruConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THE_PASSWORD", "canary-env-91")
+    item = Item(number=1)
+
+    def broken() -> None:
+        password = os.environ["THE_PASSWORD"]
+        assert password
+        raise ValueError("the login was refused")
+
+    caught: list[BaseException] = []
+    try:
+        broken()
+    except ValueError as error:
+        caught.append(error)
+    executor = FakeExecutor({Item: Raises(caught[0])})
+    report = run_virtual(run_dag(item, executor=executor, check=False, retries=1))
+    assert report.counts["failed"] == 1
+    files = [path for path in Path(root.path).rglob("*") if path.is_file()]
+    assert any(b"the login was refused" in path.read_bytes() for path in files)
+    assert not any(b"canary-env-91" in path.read_bytes() for path in files)
+
+
+def test_a_store_that_anybody_may_write_is_told_of_once(root: FuruConfig) -> None:
+    Path(root.path).mkdir()
+    os.chmod(root.path, 0o777)
+    report, _ = run_virtual(compute(Item(number=1), Item(number=2)))
+    (note,) = [each for each in report.notes if "every user" in each]
+    assert f"chmod o-w {root.path}" in note

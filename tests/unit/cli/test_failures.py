@@ -1,7 +1,7 @@
 import pytest
 from tests.unit.cli.events import failure, outcome, report
 
-from furu_async._cli.failures import failure_lines, summary_line
+from furu_async._cli.failures import failure_lines, summary_line, traceback_lines
 
 
 def test_a_failure_says_what_why_and_where() -> None:
@@ -48,3 +48,24 @@ def test_the_summary_counts_every_state() -> None:
     text = summary_line(report(outcome(1), outcome(2, "cached"), outcome(3, "failed"))).text
     assert text == "not done: 3 nodes in 1 min 01 s: 1 created, 1 cached, 1 failed"
     assert summary_line(report(outcome(1), ok=True)).text == "done: 1 node in 1 min 01 s: 1 created"
+
+
+def test_the_whole_traceback_can_be_had() -> None:
+    text = (
+        "Traceback (most recent call last):\n"
+        + "\n".join(f"  frame {k}\x1b" for k in range(50))
+        + "\nValueError: x"
+    )
+    nodes = report(
+        outcome(1, "failed", failure=failure(traceback=text)), outcome(2, "failed", failure=failure())
+    )
+    lines = [line.text for line in traceback_lines(nodes)]
+    assert lines[0].startswith("Train(n=1) [")
+    assert len(lines) == 1 + 52
+    assert lines[-1] == "  ValueError: x"
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_note_that_was_shown_is_not_shown_again() -> None:
+    nodes = report(outcome(1), notes=("first", "second"))
+    assert [line.text for line in failure_lines(nodes, told={"first"})] == ["note: second"]

@@ -209,3 +209,14 @@ def test_there_is_help(arguments: list[str]) -> None:
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0
     assert "Usage: " in result.output
+
+
+def test_verbose_shows_whole_tracebacks_and_a_refusal_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = report(outcome(1, "failed", failure=failure(traceback="Traceback\n  frame of mine\nValueError: x")))
+    refused = FuruRunFailed("run r1 was ended: these failed, and retry_failed=False lets that stand", "", bad)
+    quiet, _ = run(monkeypatch, refused, "--no-retry-failed")
+    assert "refused: failures of earlier runs stand with --no-retry-failed" in quiet.output
+    assert "frame of mine" not in quiet.output
+    loud, _ = run(monkeypatch, FuruRunFailed("run r1 failed", "", bad), "-v")
+    assert "  frame of mine" in loud.output.replace("    frame", "  frame")
+    assert "refused" not in loud.output
