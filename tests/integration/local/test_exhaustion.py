@@ -156,10 +156,13 @@ class Calls:
 
     def __init__(self) -> None:
         self.counts = Counter[str]()
+        self.listed: set[str] = set()
 
     def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **more: Any) -> Any:
             self.counts[name] += 1
+            if name == "listdir":
+                self.listed.add(str(args[0]))
             return real(*args, **more)
 
         return call
@@ -192,6 +195,7 @@ def test_a_step_costs_the_same_among_a_hundred_thousand_entries(root: FuruConfig
             finally:
                 fs.restore()
             counted.append(calls.counts)
+            assert not calls.listed & {str(folder), str(runs)}, "nothing goes through all of them"
     few, many = counted
     assert few["link"] > 0
     assert few == many
