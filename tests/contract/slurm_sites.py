@@ -11,6 +11,7 @@ from typing import Any
 
 from furu_async import SlurmSpec
 from furu_async._slurm.parameters import Wish, request
+from furu_async._slurm.parse import UNNAMED
 from furu_async._slurm.port import JobRequest, JobRow, Rows, SlurmPort, Submitted
 from furu_async._slurm.real import RealSlurm
 from furu_async._slurm.states import Alive, Ended
@@ -116,7 +117,8 @@ class Site(ABC):
             since = known.submitted - 30 if known is not None and count == 1 else 0
             rows = answer.rows if isinstance(answer, Rows) else ()
             rows = tuple(row for row in rows if row.submitted >= since)
-            return rows if len(rows) >= count and isinstance(rows[-1].verdict(), Ended) else None
+            complete = len(rows) >= count and all(row.name != UNNAMED for row in rows)
+            return rows if complete and isinstance(rows[-1].verdict(), Ended) else None
 
         rows: tuple[JobRow, ...] = await self.until(there, f"accounting has not seen the end of {job_id}")
         return rows

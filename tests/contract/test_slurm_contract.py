@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from slurm_sites import SCALE, Scenario, Site, run_real, run_simulated
 
 from furu_async._slurm import protocol as p
 from furu_async._slurm.poller import Poller
-from furu_async._slurm.port import JobRequest, Limits, Refused, Rows, Silence, Unclear
+from furu_async._slurm.port import JobRequest, Limits, Refused, Rows, Silence, Submitted, Unclear
 from furu_async._slurm.states import Ended, NoInformation
 from furu_async._slurm.submitter import Order, Submitter, Ticket
 from furu_async._slurm.tracking import TrackRules
@@ -293,21 +294,22 @@ def test_a_suspended_job(on):
 
 def test_finding_a_job_by_its_name(on):
     async def scenario(site: Site) -> None:
-        job = await site.submit("sleep 1", "furu-find-me")
-        other = await site.submit("true", "furu-find-me-not")
-        found = await site.port.find("furu-find-me")
+        name = f"furu-find-me-{secrets.token_hex(4)}"
+        job = await site.submit("sleep 1", name)
+        other = await site.submit("true", f"{name}-not")
+        found = await site.port.find(name)
         assert found.answered
         assert [row.id for row in found.rows] == [job]
         await site.ended(job)
         await site.ended(other)
         await site.accounted(job)
         await site.act("purge", job)
-        found = await site.port.find("furu-find-me")
+        found = await site.port.find(name)
         assert [(row.id, row.state) for row in found.rows] == [(job, "COMPLETED")]
         nothing = await site.port.find("furu-nobody")
         assert nothing.answered
         assert nothing.rows == ()
-        by_name = await site.port.account((), ["furu-find-me", "furu-find-me-not"])
+        by_name = await site.port.account((), [name, f"{name}-not"])
         assert isinstance(by_name, Rows)
         assert {row.id for row in by_name.rows} == {job, other}
 
@@ -353,14 +355,16 @@ def test_limits_can_be_asked_for(on):
 def test_a_controller_that_is_full(on):
     async def scenario(site: Site) -> None:
         await site.act("empty")
-        await site.act("max_jobs", 2)
-        for _ in range(2):
-            await site.submit("true", hold=True)
-        answer = await site.port.submit(site.request("true", "furu-third"))
+        await site.act("max_jobs", 5)
+        for number in range(6):
+            name = f"furu-full-{number}-{secrets.token_hex(4)}"
+            answer = await site.port.submit(site.request("true", name, hold=True))
+            if not isinstance(answer, Submitted):
+                break
         assert isinstance(answer, Unclear)
         assert answer.limit
         await asyncio.sleep(2)
-        assert (await site.port.find("furu-third")).rows == ()
+        assert (await site.port.find(name)).rows == ()
         await site.port.cancel(list(await site.rows()))
 
     on(scenario)

@@ -28,6 +28,9 @@ _ACCOUNT_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Submit", "NodeList"
 ACCOUNT_FORMAT: str = ",".join(_ACCOUNT_FIELDS)
 """For ``sacct --format`` with ``--parsable2``."""
 
+UNNAMED = "allocation"
+"""The name that accounting gives to a job of which it has heard the end and not yet the start."""
+
 _ID = re.compile(r"(\d{1,18})(?:_(\d{1,18})|\+(\d{1,18})|_\[([0-9,\-:%]*)(?:\.\.\.)?\])?\Z")
 _TASKS = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?\Z")
 _MOST_TASKS = 100_000

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from furu_async._slurm.parse import UNNAMED
 from furu_async._slurm.port import JobRow, Rows, Silence
 from furu_async._slurm.states import Alive, Ended, NoInformation, Verdict
 
@@ -222,6 +223,8 @@ def _row_of(job: Job, rows: Iterable[JobRow]) -> JobRow | None:
 
 
 def _is(job: Job, row: JobRow) -> bool:
+    if row.name == UNNAMED and job.name != UNNAMED:
+        return row.submitted != 0 and row.submitted == job.submitted
     return not job.name or job.name == row.name
 
 

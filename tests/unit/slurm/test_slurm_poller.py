@@ -95,6 +95,21 @@ def test_another_job_under_the_same_id_is_not_it():
     assert change.verdict.how == "completed"
 
 
+@pytest.mark.fault("F37")
+def test_accounting_that_has_heard_the_end_before_the_start_has_no_name_yet():
+    seen = Followed()
+    seen.queue(row(submitted=100))
+    seen.queue()
+    (change,) = seen.accounting(row("FAILED", name="allocation", submitted=100))
+    assert isinstance(change.verdict, Ended)
+    assert change.verdict.how == "failed"
+    other = Followed()
+    other.queue(row(submitted=100))
+    other.queue()
+    (change,) = other.accounting(row("FAILED", name="allocation", submitted=900))
+    assert isinstance(change.verdict, NoInformation)
+
+
 @pytest.mark.fault("F38")
 def test_a_job_that_nobody_knows_has_ended_and_nobody_knows_how():
     seen = Followed()
