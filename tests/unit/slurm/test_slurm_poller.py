@@ -289,6 +289,35 @@ async def test_everybody_searches_with_one_query():
 
 
 @virtual
+@pytest.mark.fault("F60")
+async def test_searches_in_a_row_are_a_second_apart_too():
+    run = Run()
+    begin = now()
+    for _ in range(10):
+        await run.poller.find("furu-none")
+    assert now() - begin >= 9.0
+    assert run.slurm.counts["query"] == 10
+
+
+@virtual
+async def test_an_answer_that_was_on_its_way_does_not_count_for_who_asks_now():
+    run = Run(accounting="off")
+    query = run.slurm.query
+
+    async def slow():
+        answer = await query()
+        await asyncio.sleep(3)
+        return answer
+
+    run.slurm.query = slow  # type: ignore[method-assign]
+    first = asyncio.ensure_future(run.poller.find("furu-x"))
+    await asyncio.sleep(1)
+    await run.slurm.submit(JobRequest(name="furu-x", argv=("sleep", "100")))
+    assert len((await run.poller.find("furu-x")).rows) == 1
+    assert (await first).rows == ()
+
+
+@virtual
 @pytest.mark.fault("F53", "F36")
 async def test_an_outage_of_a_quarter_of_an_hour_is_bridged():
     run = Run()
