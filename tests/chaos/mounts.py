@@ -26,6 +26,8 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 SCALE = float(os.environ.get("FURU_TEST_SCALE", "1"))
+MARK = "FURU_TEST_MOUNTS"
+"""Environment variable of every process of a lab: the lab's folder."""
 PACKAGES = "as root: apt-get install bindfs fuse3"
 QUICK = {
     "FURU_LEASE_SECS": "3",
@@ -335,7 +337,7 @@ class Lab:
         self, name: str, mount: Mount, *make: str, env: dict[str, str] | None = None, **wanted: Any
     ) -> Host:
         """Start a process that says it is host ``name``, with the store at a mount."""
-        host = Host(name, mount.path, list(make), env or {}, wanted)
+        host = Host(name, mount.path, list(make), {**(env or {}), MARK: str(self.folder)}, wanted)
         self._hosts.append(host)
         return host
 
@@ -359,6 +361,17 @@ class Lab:
                 found += [f"{folder}/{name}" for name in names if not (ends / name).exists()]
         return found
 
+    def processes(self) -> list[psutil.Process]:
+        """What still runs of all hosts, also keepers and children of those that have ended."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == str(self.folder):
+                    found.append(process)
+            except psutil.Error:
+                pass
+        return found
+
     def close(self) -> None:
         """End hosts, mounts and folder."""
         for mount in self._mounts:
@@ -366,6 +379,13 @@ class Lab:
                 mount.daemon.kill()  # first: what hangs on a mount cannot be ended
         for host in self._hosts:
             host.clean()
+        left = self.processes()
+        for process in left:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                pass
+        psutil.wait_procs(left, timeout=10)
         for mount in self._mounts:
             mount.unmount()
         if self._small:

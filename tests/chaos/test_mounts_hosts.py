@@ -71,7 +71,11 @@ def test_two_hosts_want_the_same_at_the_same_moment(mount_lab: Lab) -> None:
                 meet=[str(meeting), 2],
                 workers=2,
                 skew=skew,
-                env={"FURU_LEASE_SECS": "60", "FURU_HEARTBEAT_SECS": "5"},
+                env={
+                    "FURU_LEASE_SECS": "60",
+                    "FURU_HEARTBEAT_SECS": "5",
+                    "FURU_POLL_INTERVAL_SECS": "0.2",
+                },
             )
             for name, skew in (("a", 0), ("b", -3600))
         ]
@@ -100,17 +104,17 @@ def test_two_hosts_want_the_same_at_the_same_moment(mount_lab: Lab) -> None:
 @pytest.mark.fault("F21")
 @pytest.mark.parametrize("how", ["names", "listings"])
 def test_a_host_with_stale_caches_waits_for_the_result_of_another(mount_lab: Lab, how: str) -> None:
-    env = {"FURU_LEASE_SECS": "5", "FURU_HEARTBEAT_SECS": str(BEAT)}  # longer than what is remembered
+    env = {"FURU_LEASE_SECS": "4", "FURU_HEARTBEAT_SECS": str(BEAT)}  # longer than what is remembered
     make, hold = held(mount_lab)
-    a = mount_lab.bind("a", 2.0)
-    b = mount_lab.bind("b", 2.0) if how == "names" else mount_lab.lying("b", names=2.0, listing=2.0)
+    a = mount_lab.bind("a", 1.5)
+    b = mount_lab.bind("b", 1.5) if how == "names" else mount_lab.lying("b", names=1.5, listing=1.5)
     one = mount_lab.host("a", a, make, env=env)
     begun(mount_lab, 1)
     total = f"Total(marks={str(mount_lab.marks)!r}, n=1, parts=({make},))"
     other = mount_lab.host("b", b, total, env=env)
     until(lambda: other.saw("node_waiting"), "b waits")
     assert other.saw("on a) holds the claim"), "it says for whom"
-    time.sleep(6)  # an owner that beats is not replaced, however long it takes
+    time.sleep(5)  # an owner that beats is not replaced, however long it takes
     hold.unlink()
     freed = time.monotonic()
     checked(one, created=1)
