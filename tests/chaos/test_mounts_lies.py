@@ -157,19 +157,20 @@ def held(lab: Lab, mount: LyingMount, name: str, **wanted: Any) -> Host:
 
 @pytest.mark.fault("F33")
 def test_nobody_is_taken_for_lost_because_the_store_hung(mount_lab: Lab) -> None:
-    lease = 2.0
-    env = {"FURU_LEASE_SECS": str(lease), "FURU_HEARTBEAT_SECS": "0.2", "FURU_HEARTBEAT_GRACE_SECS": "2"}
-    mount = mount_lab.lying()
-    one = held(mount_lab, mount, "a", env=env)
+    lease = 3.0
+    env = {"FURU_LEASE_SECS": str(lease), "FURU_HEARTBEAT_SECS": "0.3"}
+    mounts = [mount_lab.lying("a"), mount_lab.lying("b")]
+    one = held(mount_lab, mounts[0], "a", env=env)
     until(lambda: mount_lab.marked("begin"), "_create begins")
-    other = held(mount_lab, mount, "b", env=env)
+    other = held(mount_lab, mounts[1], "b", env=env)
     until(lambda: other.saw("node_waiting"), "b waits")
-    mount.tell(rule("write", path="/beat$", delay=0.5))  # so that b looks before a has beaten again
-    time.sleep(lease)
-    mount.stop()
+    for mount in mounts:
+        mount.stop()
     time.sleep(2 * lease)
-    mount.go_on()
-    time.sleep(lease)
+    mounts[1].go_on()
+    time.sleep(1.0)  # b looks before a can beat again: for twice the lease it has seen no change
+    mounts[0].go_on()
+    time.sleep(1.0)
     (mount_lab.folder / "hold").unlink()
     for host, counts in ((one, "created"), (other, "cached")):
         (end,) = host.finish()
