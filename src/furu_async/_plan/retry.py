@@ -15,6 +15,9 @@ from furu_async.report import Failure, FailureKind
 # `inputs` or `infrastructure` never keeps a node from being computed, whatever `retry_failed` says.
 STANDING: frozenset[FailureKind] = frozenset({"compute", "protocol", "timeout", "oom", "killed"})
 
+# Part of the usual backoff after which what was killed is tried again.
+_KILLED = 0.25
+
 # 2**30 seconds are enough for every backoff, and a float holds it.
 _MOST_DOUBLINGS = 30
 
@@ -130,6 +133,9 @@ def decide(
     if kind in ("lost", "preempted"):
         return Again(0.0, counters.spec)
     first = policy.backoff_base if rules.backoff is None else rules.backoff
+    if kind == "killed" and rules.backoff is None:
+        # Mostly it is the process that was hit, not the work: that is to run again within a second.
+        first *= _KILLED
     return Again(backoff(first, policy.backoff_max, counters.used.get(kind, 1), jitter), counters.spec)
 
 

@@ -7,7 +7,7 @@ from plan_env import failure
 
 from furu_async._plan.commands import EndRun, Retrying, Start
 from furu_async._plan.events import NodeRules, Policy, Probed
-from furu_async._plan.retry import Counters, GiveUp, backoff, budget, decide
+from furu_async._plan.retry import Again, Counters, GiveUp, backoff, budget, decide
 from furu_async.report import FailureKind
 
 
@@ -275,6 +275,14 @@ def test_every_kind_has_a_budget():
 def test_the_present_failure_is_counted_already():
     used: dict[FailureKind, int] = {"lost": 4}
     assert decide(failure("lost"), Counters(used=used), Policy(), NodeRules()) == GiveUp()
+
+
+@pytest.mark.fault("F10")
+def test_work_whose_process_was_killed_is_tried_again_within_a_second():
+    once = Counters(used={"killed": 1, "compute": 1})
+    assert decide(failure("killed"), once, Policy(), NodeRules()) == Again(0.25, 0)
+    assert decide(failure("compute"), once, Policy(), NodeRules()) == Again(1.0, 0)
+    assert decide(failure("killed"), once, Policy(), NodeRules(backoff=3.0)) == Again(3.0, 0)
 
 
 def test_the_story_of_a_node_is_bounded_and_keeps_its_beginning(run_of):
