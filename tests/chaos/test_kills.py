@@ -236,7 +236,8 @@ class Trial:
         killed: set[int] = set()
         for role in victims:
             killed.update([stopped] if role == "itself" and stopped else family.get(role, []))
-        send(signal.SIGKILL, killed)
+        # The controller first: in the moment that it lives longer than its keeper it might start another.
+        send(signal.SIGKILL, sorted(killed, key=lambda pid: pid != one.pid))
         if one.pid in killed and not set(family["keeper"]) - killed:
             self.workers_too = False  # of a run that had ended by then nobody would ever come across the rest
         if stopped is not None and stopped not in killed:

@@ -257,6 +257,13 @@ class KeeperClient:
 
     async def aclose(self, seconds: float = 5.0) -> None:
         """End the keeper: its beats stop and their files go. Kills it if it does not end in ``seconds``."""
+        until = self._loop.time() + seconds
+        if self._process is not None and self._unanswered:
+            # One that dies over this is started again, or what it was about to end and remove would stay.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds / 2):
+                    await self.ask(("child_gone", 0))
+        seconds = max(until - self._loop.time(), 0.0)
         self._closing = True
         if self._restart is not None and not self._restart.done():
             await asyncio.wait([self._restart], timeout=seconds)

@@ -23,7 +23,7 @@ BUDGET: dict[FailureKind, int] = {
     "compute": 3, "protocol": 0, "inputs": 3, "timeout": 0, "oom": 0, "killed": 3, "lost": 3, "preempted": 5,
     "cancelled": 0,
 }  # fmt: skip
-DELAYED = ("compute", "killed")
+DELAYED = {"compute": 1.0, "killed": 0.25}
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_each_kind_has_its_budget_and_is_told(kind: FailureKind, retry_failed: b
     assert [event.attempt for event in told] == list(range(2, retries + 2))
     assert all(f"{kind}: it was {kind}; again in" in event.message for event in told)
     waited = took - (1 + retries)
-    most = sum(2.0**k for k in range(retries)) if kind in DELAYED else 0.0
+    most = DELAYED.get(kind, 0.0) * sum(2.0**k for k in range(retries))
     assert most / 2 <= waited <= most + 0.1
 
 
