@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _ENCODER = msgspec.json.Encoder()
 _PAUSE = 0.1
+_CLOSE_SECS = 1.0
 
 
 class Journal:
@@ -82,7 +83,8 @@ class Journal:
                 try:
                     await self._append(file)
                 finally:
-                    await file.close()
+                    with anyio.move_on_after(_CLOSE_SECS, shield=True):  # also where a bug ends the run
+                        await file.close()
             except OSError as error:
                 self.trouble = f"the journal {self._path} cannot be written: {error}"
                 return
