@@ -122,8 +122,21 @@ def _make_artifact_folders(paths: ArtifactPaths) -> bool:
 
 
 def _check_folders(paths: ArtifactPaths) -> None:
-    folders = (paths.base, paths.furu, paths.claims, paths.ends, paths.attempts, paths.checkpoints)
-    atomic.check_folders(*folders)
+    """Raise `Damaged` if a folder of the artifact is none.
+
+    Only names that a listing shows are asked for. A network file system remembers of a name that was asked for in
+    vain that it is not there, and the result that another host publishes next would look damaged here.
+    """
+    atomic.check_folders(paths.base)
+    for folder, names in (
+        (paths.base, (paths.furu, paths.attempts, paths.checkpoints)),
+        (paths.furu, (paths.claims, paths.ends)),
+    ):
+        try:
+            there = fs.listdir(folder)
+        except OSError:
+            continue
+        atomic.check_folders(*(path for path in names if path.rpartition("/")[2] in there))
 
 
 def publish(paths: ArtifactPaths, generation: int, end: End, power: bool = False) -> PublishReply:
