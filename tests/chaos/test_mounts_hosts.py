@@ -65,7 +65,7 @@ def test_two_hosts_want_the_same_at_the_same_moment(mount_lab: Lab) -> None:
         hosts = [
             mount_lab.host(
                 name,
-                mount_lab.bind(name),
+                mount_lab.bind(name, 2.0),
                 make,
                 rounds=rounds,
                 meet=[str(meeting), 2],
