@@ -191,7 +191,8 @@ class RunReport:
         ok: every target has a result.
         nodes: outcome by ``furu_hash``.
         duration: seconds, on the monotonic clock.
-        notes: what went wrong without failing the run (a raising ``_validate``, …).
+        notes: what went wrong without failing the run (a raising ``_validate``, …), or that it goes on with the run
+            of a controller that died.
     """
 
     run_id: str

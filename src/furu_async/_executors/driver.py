@@ -67,9 +67,9 @@ class Driver:
         rerun: class names (``module.Class``) or ``ALL``.
         ledger: takes outcomes and events.
         seed: for the jitter of backoffs.
-        keep: False: leave no folder of a run that ends well.
 
     Attributes:
+        keep: False: leave no folder of a run that ends well.
         run_id: a fresh one until `settle` has found out whether a dead controller's run is gone on with.
         key: of the call; empty before `settle`.
     """
@@ -84,11 +84,10 @@ class Driver:
         rerun: Sequence[str],
         ledger: Ledger,
         seed: int | None = None,
-        keep: bool = True,
     ) -> None:
         self.run_id = run_id
         self.key: str = ""
-        self.keep = keep
+        self.keep: bool = True
         self.root: str = str(config.path)
         self.config = config
         self.targets = targets
@@ -125,7 +124,10 @@ class Driver:
         self.watcher: Watcher = Watcher(
             self.root, config, self.post, self.ledger.waiting, self.jitter, policy.retry_failed
         )
-        self._handlers: dict[type[Any], Callable[[Any], None]] = {
+        self._handlers: dict[type[Any], Callable[[Any], None]] = self._by_command()
+
+    def _by_command(self) -> dict[type[Any], Callable[[Any], None]]:
+        return {
             do.Probe: self._probe,
             do.Start: self._start,
             do.TakeBack: lambda c: self.executor.take_back(self, c.node),

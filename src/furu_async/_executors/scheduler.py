@@ -186,9 +186,8 @@ class Scheduler:
         listeners = check_listeners(on_event)
         run_id = make_run_id()
         ledger = Ledger(run_id, str(settings.path), listeners)
-        driver = Driver(
-            run_id, objs, self._executor, policy, settings, names, ledger, self._executor.seed, keep
-        )
+        driver = Driver(run_id, objs, self._executor, policy, settings, names, ledger, self._executor.seed)
+        driver.keep = keep
         driver.distrust.update(obj.furu_hash for obj in distrust)
         run = Run(driver, ledger, check, timeout)
         warning = root_warning(str(settings.path))

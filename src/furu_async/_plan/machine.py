@@ -37,7 +37,6 @@ from furu_async._plan.retry import (
     Replan,
     after_trouble,
     decide,
-    exhausted,
 )
 from furu_async._plan.state import Node, State
 from furu_async._plan.states import FIRST_FINAL, Phase
@@ -48,6 +47,7 @@ from furu_async._plan.steps import (
     begin,
     end_all,
     fail,
+    is_gone_too_often,
     launch,
     put_aside,
     recall,
@@ -133,7 +133,7 @@ def _probed(state: State, event: Probed, now: float, out: Commands) -> None:
         node.rules = event.rules
         if event.spent and recall(state, node, event, out):
             return
-    if was is not None and _is_gone_too_often(state, node, out):
+    if was is not None and is_gone_too_often(state, node, out):
         return
     if verdict == "absent":
         begin(state, node, out)
@@ -144,18 +144,6 @@ def _probed(state: State, event: Probed, now: float, out: Commands) -> None:
         out.append(Watch(node.id))
     else:
         _stored_failure(state, node, event, out)
-
-
-def _is_gone_too_often(state: State, node: Node, out: Commands) -> bool:
-    """Count that the result of a node was gone when a dependent wanted it; the budget is that of missing inputs."""
-    trouble = node.troubled()
-    times = trouble.used["inputs"] = trouble.used.get("inputs", 0) + 1
-    failure = Failure(kind="inputs", message=f"its result was gone {times} times when a dependent wanted it")
-    trouble.note(failure.line())
-    if not exhausted(failure, trouble.used, state.policy, node.rules):
-        return False
-    fail(state, node, failure, out)
-    return True
 
 
 def _no_answer(state: State, node: Node, event: Probed, now: float, out: Commands) -> None:

@@ -79,6 +79,18 @@ def recall(state: State, node: Node, event: Probed, out: Commands) -> bool:
     return True
 
 
+def is_gone_too_often(state: State, node: Node, out: Commands) -> bool:
+    """Count that the result of a node was gone when a dependent wanted it; the budget is that of missing inputs."""
+    trouble = node.troubled()
+    times = trouble.used["inputs"] = trouble.used.get("inputs", 0) + 1
+    failure = Failure(kind="inputs", message=f"its result was gone {times} times when a dependent wanted it")
+    trouble.note(failure.line())
+    if not exhausted(failure, trouble.used, state.policy, node.rules):
+        return False
+    fail(state, node, failure, out)
+    return True
+
+
 def await_deps(state: State, node: Node, out: Commands) -> bool:
     """Whether all dependencies are there; if not, the node waits for them, or is skipped where one is blocking.
 
