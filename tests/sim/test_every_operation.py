@@ -21,13 +21,13 @@ from tests.laboratory import Counts, counting
 from tests.sim.sim_artifacts import Item, Stubborn
 from tests.sim.simulate import path_of
 
-from furu_async import FuruConfig, run_dag
+from furu_async import FuruConfig, Scheduler, run_dag
 from furu_async._store.artifacts import look
 from furu_async._store.marker import read_end
 from furu_async._testing.faulty import BY_DESCRIPTOR, FaultyStorage
 from furu_async._testing.storage_troubles import can_concern
-from furu_async.errors import FuruError
-from furu_async.testing import Computes, FakeExecutor, Outcome, Raises, Returns, run_virtual
+from furu_async.errors import FuruError, FuruRunCancelled
+from furu_async.testing import Computes, FakeExecutor, Outcome, Raises, Returns, faulty_storage, run_virtual
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EACCES, errno.ESTALE)
 WORDS = (
@@ -259,3 +259,34 @@ def test_any_look_that_fails_is_tried_again(number: int, tmp_path: Path) -> None
         for n, _ in enumerate(operations(tmp_path / "whole", False), 1):
             assert try_one(tmp_path, counts, Nth(n, number, False)).error is None
         assert counts.trials > 30
+
+
+@pytest.mark.fault("F17", "F19")
+def test_a_result_is_kept_while_it_cannot_be_published(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    with faulty_storage(errno.ENOSPC, path="*/ends*", operation="create", times=8) as faulty:
+        trial.live(None)
+    assert trial.error is None
+    assert len(faulty.hits) == 8
+    assert sum(trial.computed.values()) == len(ALL)
+    assert trial.took > 8.0
+
+
+@pytest.mark.fault("F19", "F96", "F98")
+def test_a_cancelled_run_does_not_wait_for_a_result_to_be_published(tmp_path: Path) -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        config = FuruConfig(path=tmp_path, record_git="off")
+        async with Scheduler(FakeExecutor({A: Returns(1)}), config=config) as scheduler:
+            run = scheduler.start(A)
+            await asyncio.sleep(100.0)  # it is computed after one
+            began = loop.time()
+            run.cancel()
+            with pytest.raises(FuruRunCancelled):
+                await run
+            return loop.time() - began
+
+    with faulty_storage(errno.EIO, path="*/data/*/ends*", operation="create", times=None) as faulty:
+        # A last try comes in its turn; the run need not be forced to end.
+        assert run_virtual(main(), seed=0) < 12.0
+    assert len(faulty.hits) > 10
