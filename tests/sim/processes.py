@@ -237,11 +237,11 @@ class ClusterLoop(VirtualLoop):
         if process.dead:
             return
         process.state = "dead"
-        process.held.clear()
+        process.kept = [task for task in process.tasks if not task.done()]
+        process.held.clear()  # which alone may have held on to a task
         for lane in process.calls.values():
             lane._pending -= 1
         process.calls.clear()
-        process.kept = [task for task in process.tasks if not task.done()]
         for task in process.kept:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             asyncio.tasks._unregister_task(task)
