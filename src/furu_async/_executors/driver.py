@@ -85,7 +85,7 @@ class Driver:
         ledger: Ledger,
         seed: int | None = None,
     ) -> None:
-        self.run_id = run_id
+        self.run_id: str = run_id
         self.key: str = ""
         self.keep: bool = True
         self.root: str = str(config.path)
