@@ -86,6 +86,17 @@ VICTIMS = (
     ("controller", "keeper", "child"),
 )
 
+TELLING = (
+    ("child/inside/1", ("controller", "keeper")),
+    ("keeper/before-marker/1", ("controller", "keeper")),
+    ("child/inside/1", ("controller",)),
+    ("keeper/before-end/2", ("controller", "keeper")),
+    ("child/inside/1", ("child",)),
+    ("keeper/after-claim/1", ("controller", "keeper")),
+    ("child/inside/1", ("keeper",)),
+)
+"""Where one promise alone keeps things right. A ``_create`` that is killed inside would not have ended by itself."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -116,7 +127,10 @@ class Plan:
 
 
 def plans(seed: int) -> Iterator[Plan]:
-    """Plans without end: three of five kill at a point, and these go round all pairs of points and victims."""
+    """Plans without end: three of five kill at a point, and these go round all pairs of points and victims.
+
+    One of ten is of `TELLING`.
+    """
     chance = random.Random(seed)
     pairs = [
         (f"{role}/{point}", victims)
@@ -128,8 +142,14 @@ def plans(seed: int) -> Iterator[Plan]:
     rounds = [
         chance.sample(pairs[k :: len(VICTIMS)], len(pairs) // len(VICTIMS)) for k in range(len(VICTIMS))
     ]
+    telling = itertools.cycle(TELLING)
     at = itertools.cycle(itertools.chain.from_iterable(rounds))
     for number in itertools.count():
+        if number % 10 == 9:
+            point, victims = next(telling)
+            endless = point.startswith("child/inside")
+            yield Plan(seed * 1_000_000 + number, point, 0.0, victims, endless, True, 0.0, "process")
+            continue
         point, victims = next(at) if number % 5 < 3 else ("", chance.choice(VICTIMS[1:]))
         if point:
             often = any(point.endswith(f"-{word}") for word in OFTEN) or point.endswith("/inside")
@@ -236,8 +256,9 @@ class Trial:
         killed: set[int] = set()
         for role in victims:
             killed.update([stopped] if role == "itself" and stopped else family.get(role, []))
-        # The controller first: in the moment that it lives longer than its keeper it might start another.
-        send(signal.SIGKILL, sorted(killed, key=lambda pid: pid != one.pid))
+        # All at once: in the moment that one lives longer it would start another keeper, or end the children.
+        send(signal.SIGSTOP, killed)
+        send(signal.SIGKILL, killed)
         if one.pid in killed and not set(family["keeper"]) - killed:
             self.workers_too = False  # of a run that had ended by then nobody would ever come across the rest
         if stopped is not None and stopped not in killed:
