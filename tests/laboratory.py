@@ -18,6 +18,22 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / ".stamps" / "laboratory"
 
+FIGURES = {
+    "core": 200_000,
+    "whole-runs": 3_500,
+    "cluster-runs": 1_500,
+    "races-of-2": 300,
+    "races-of-8": 50,
+    "kills": 100,
+    "zombies": 20,
+    "mount-races": 20,
+    "nth-operation": 900,
+    "nth-await": 700,
+    "crash-states": 1_500,
+}
+"""Trials of each campaign in `make test`, which fails if the table shows fewer. The two kinds of simulated runs are 5,000
+together; the last three try every case there is, whose number follows from the product."""
+
 HARMS = ("doubles", "torn", "lost", "endless", "orphans")
 """What must never happen: published twice (or computed twice where nobody was silent), a result that is not whole, a
 published result that is gone, a run without an end, a process or temporary file or claim that is left."""
@@ -48,9 +64,9 @@ class Counts:
         self.facts[fact] = max(self.facts.get(fact, value), value)
 
 
-def wanted(campaign: str, trials: int) -> int:
-    """How many trials of a campaign: what ``FURU_LAB_<CAMPAIGN>`` says, else ``trials``."""
-    return int(os.environ.get(f"FURU_LAB_{campaign.upper().replace('-', '_')}", trials))
+def wanted(campaign: str) -> int:
+    """How many trials of a campaign: what ``FURU_LAB_<CAMPAIGN>`` says, else what is in `FIGURES`."""
+    return int(os.environ.get(f"FURU_LAB_{campaign.upper().replace('-', '_')}", FIGURES[campaign]))
 
 
 @contextmanager
@@ -64,15 +80,21 @@ def counting(campaign: str) -> Iterator[Counts]:
         (FOLDER / f"{uuid.uuid4().hex}.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")
 
 
-def split(campaign: str, trials: int, parts: int) -> list[tuple[int, int]]:
+def split(campaign: str, parts: int) -> list[tuple[int, int]]:
     """The trials of a campaign in parts for several processes: (first, number) of each."""
-    total = wanted(campaign, trials)
+    total = wanted(campaign)
     edges = [total * part // parts for part in range(parts + 1)]
     return [(low, high - low) for low, high in itertools.pairwise(edges) if high > low]
 
 
-def table() -> list[str]:
-    """What was counted, as lines of text."""
+def too_few() -> list[str]:
+    """Campaigns of which less was counted than `FIGURES` says, each as a line of text."""
+    rows = _rows()
+    found = {name: rows[name].trials if name in rows else 0 for name in FIGURES}
+    return [f"{name}: {found[name]} of {least}" for name, least in FIGURES.items() if found[name] < least]
+
+
+def _rows() -> dict[str, Counts]:
     rows: dict[str, Counts] = {}
     for path in sorted(FOLDER.glob("*.json")) if FOLDER.exists() else ():
         one = Counts(**json.loads(path.read_text(encoding="utf-8")))
@@ -82,6 +104,12 @@ def table() -> list[str]:
             row.harm(harm, times)
         for fact, value in one.facts.items():
             row.most(fact, value)
+    return rows
+
+
+def table() -> list[str]:
+    """What was counted, as lines of text."""
+    rows = _rows()
     if not rows:
         return []
     width = max(len(name) for name in rows)

@@ -68,7 +68,21 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
     ),
     "unit": (
         "tests: unit, contract, simulation",
-        [_pytest("-n", "2", "tests/unit", "tests/contract", "tests/sim")],
+        [
+            _pytest(
+                "-n",
+                "2",
+                "tests/unit",
+                "tests/sim",
+                "tests/contract",
+                "--deselect",
+                "tests/contract/test_slurm_contract.py",
+            )
+        ],
+    ),
+    "slurm": (
+        "tests on a real Slurm cluster: the cluster itself, the contract it has in common with the simulated one",
+        [_pytest("-n", "1", "--dist", "loadgroup", "tests/slurm", "tests/contract/test_slurm_contract.py")],
     ),
     "chaos": (
         "laboratory: races, kills, zombies, several simulated hosts, mounts that lie",
@@ -185,6 +199,10 @@ def main(names: list[str]) -> int:
     lines = laboratory.table()
     if lines:
         print("\n=== laboratory: what was tried, and what must be 0", *lines, sep="\n")
+    too_few = [] if names else laboratory.too_few()
+    if too_few:
+        print("tried less often than it has to be:", *(f"  {line}" for line in too_few), sep="\n")
+        failed += len(too_few)
     print("\n=== summary")
     for each in results:
         verdict = "FAILED" if each.failed else "ok"

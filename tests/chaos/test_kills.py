@@ -332,7 +332,7 @@ class Trial:
 
 @pytest.mark.fault("F01", "F02", "F03", "F04", "F05", "F06", "F07", "F09", "F10", "F32", "F66")
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("first", "number"), split("kills", 100, 10))
+@pytest.mark.parametrize(("first", "number"), split("kills", 10))
 def test_kills(first: int, number: int, zygote: Zygote, tmp_path: Path) -> None:
     missed = 0
     with counting("kills") as counts:

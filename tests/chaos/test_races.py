@@ -131,13 +131,13 @@ def campaign(name: str, size: int, first: int, number: int, zygote: Zygote, fold
 
 @pytest.mark.fault("F65", "F69", "F70")
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("first", "number"), split("races-of-2", 300, 4))
+@pytest.mark.parametrize(("first", "number"), split("races-of-2", 4))
 def test_races_of_two(first: int, number: int, zygote: Zygote, tmp_path: Path) -> None:
     campaign("races-of-2", 2, first, number, zygote, tmp_path)
 
 
 @pytest.mark.fault("F65", "F69", "F70")
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("first", "number"), split("races-of-8", 50, 2))
+@pytest.mark.parametrize(("first", "number"), split("races-of-8", 2))
 def test_races_of_eight(first: int, number: int, zygote: Zygote, tmp_path: Path) -> None:
     campaign("races-of-8", 8, first, number, zygote, tmp_path)

@@ -236,7 +236,7 @@ class Trial:
 
 @pytest.mark.fault("F14", "F15", "F61", "F62", "F63", "F67")
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("first", "number"), split("zombies", 20, 2))
+@pytest.mark.parametrize(("first", "number"), split("zombies", 2))
 def test_zombies(first: int, number: int, zygote: Zygote, tmp_path: Path) -> None:
     with counting("zombies") as counts, ThreadPoolExecutor(AT_ONCE) as pool:
 

@@ -6,6 +6,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 
 import check
+from tests import laboratory
 
 
 @pytest.fixture(autouse=True)
@@ -13,6 +14,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tool's root is an empty project, its sections are made for the test."""
     monkeypatch.setattr(check, "ROOT", tmp_path)
     monkeypatch.setattr(check, "STAMPS", tmp_path / ".stamps")
+    monkeypatch.setattr(laboratory, "FOLDER", tmp_path / ".stamps" / "laboratory")
+    monkeypatch.setattr(laboratory, "FIGURES", {})
     tests = tmp_path / "tests" / "unit"
     tests.mkdir(parents=True)
     (tests / "test_some.py").write_text(
@@ -41,6 +44,26 @@ def test_every_section_runs_and_the_last_line_counts(
     assert (elsewhere / ".stamps" / "summary").read_text() == "2 passed, 3 failed\n"
     assert "  unit: 1 test: needs root" in lines
     assert "  none: no tests in tests/sim yet" in lines
+
+
+def test_a_campaign_that_tried_too_little_is_a_failure(
+    elsewhere: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "tests" / "unit" / "test_some.py").write_text(
+        "from tests import laboratory\n"
+        "def test_races():\n"
+        "    with laboratory.counting('races') as counts:\n"
+        "        counts.trials += 3\n"
+    )
+    (elsewhere / "tests" / "laboratory.py").write_text(Path(laboratory.__file__).read_text())
+    monkeypatch.setattr(check, "SECTIONS", {"unit": check.SECTIONS["unit"]})
+    for least, failed in ((3, 0), (4, 1)):
+        monkeypatch.setattr(laboratory, "FIGURES", {"races": least})
+        assert check.main([]) == failed
+        out = capfd.readouterr().out.splitlines()
+        assert out[-1] == f"1 passed, {failed} failed"
+        assert ("  races: 3 of 4" in out) == bool(failed)
+    assert check.main(["unit"]) == 0
 
 
 def test_one_section_alone(capfd: pytest.CaptureFixture[str]) -> None:
