@@ -31,8 +31,11 @@ FIGURES = {
     "nth-await": 700,
     "crash-states": 1_500,
 }
-"""Trials of each campaign in `make test`, which fails if the table shows fewer. The two kinds of simulated runs are 5,000
-together; the last three try every case there is, whose number follows from the product."""
+"""Trials of each campaign in `make test`, which fails if the table shows fewer.
+
+The two kinds of simulated runs are 5,000 together; the last three try every case there is, whose number follows from
+the product.
+"""
 
 HARMS = ("doubles", "torn", "lost", "endless", "orphans")
 """What must never happen: published twice (or computed twice where nobody was silent), a result that is not whole, a
