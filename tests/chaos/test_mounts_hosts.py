@@ -57,7 +57,7 @@ def checked(host: Host, **counts: int) -> None:
 @pytest.mark.fault("F65", "F21", "F62")
 @pytest.mark.timeout(240 * SCALE)
 def test_two_hosts_want_the_same_at_the_same_moment(mount_lab: Lab) -> None:
-    rounds = wanted("mount-races", 20)
+    rounds = wanted("mount-races")
     meeting = mount_lab.folder / "meeting"
     meeting.mkdir()
     make = mount_lab.make("diamond(MARKS, {k})")
