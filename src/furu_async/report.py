@@ -37,6 +37,7 @@ EventKind = Literal[
     "node_retry",
     "node_waiting",
     "node_done",
+    "workers",
     "note",
     "run_ended",
 ]
@@ -156,7 +157,8 @@ class RunEvent:
         status: the node's final status, for ``node_done``.
         attempt: from 1, for ``node_started`` and ``node_retry``.
         message: for people; why a node waits or is retried, what a note says.
-        counts: only in ``planned`` and ``run_ended``.
+        counts: in ``planned`` and ``run_ended`` of nodes; in ``workers`` of the executor's Slurm jobs, by state
+            (``pending``, ``running``, …).
         since: for ``node_waiting``: when the wait began, in seconds since the epoch.
         until: for ``node_waiting`` and ``node_retry``: when it is decided at the latest if nothing changes, or when it
             runs again; in seconds since the epoch, for people.

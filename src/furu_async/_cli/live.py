@@ -29,6 +29,8 @@ _STYLES = {
 def draw(snap: Snapshot, elapsed: float, notes: list[str], label: Callable[[Active], str]) -> Group:
     """The display at one moment; ``elapsed`` in seconds; ``label`` names a node."""
     parts: list[Table | Text] = [_head(snap, elapsed), _states(snap)]
+    if snap.workers:
+        parts.append(Text(f"  {clean(snap.workers)}", style="blue", overflow="ellipsis", no_wrap=True))
     parts.extend(_nodes(snap.longest, snap.running, "running", "green", label))
     parts.extend(_nodes(snap.waits, snap.waiting, "waiting", "yellow", label))
     parts.extend(Text(f"  {note}", style="red", overflow="ellipsis", no_wrap=True) for note in notes)

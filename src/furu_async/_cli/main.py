@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from furu_async._cli.executors import EXECUTORS, job_lines, make_executor
 from furu_async._cli.failures import failure_lines, summary_line, traceback_lines
 from furu_async._cli.plan_table import plan_lines
 from furu_async._cli.progress import make_progress
@@ -50,14 +51,34 @@ def cli() -> None:
 
 @cli.command("run")
 @click.argument("target")
-@click.option("--executor", type=click.Choice(["local"]), default="local", show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), help="Nodes at a time.  [default: by CPUs, at most 8]")
+@click.option("--executor", type=click.Choice(EXECUTORS), default="local", show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Nodes at a time (local; default: by CPUs, at most 8), or Slurm jobs at a time (slurm-pool; default: 4).",
+)
+@click.option(
+    "--slots", type=click.IntRange(min=1), help="Nodes at a time in each job of a slurm-pool.  [default: 1]"
+)
+@click.option(
+    "--idle",
+    type=click.FloatRange(min=0),
+    help="Seconds without work after which a job of a slurm-pool ends.  [default: 60]",
+)
+@click.option(
+    "--cluster",
+    type=click.Choice(["slurm", "local"]),
+    help="Where the jobs of slurm-pool and slurm-dag run: local needs no Slurm.  [default: slurm]",
+)
 @click.option(
     "--mode",
     type=click.Choice(["process", "thread", "inline"]),
-    default="process",
-    show_default=True,
-    help="Where `_create` runs.",
+    help="Where `_create` runs (local).  [default: process]",
+)
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Leave Slurm jobs running when interrupted; the same command goes on with them.",
 )
 @click.option(
     "--on-failure",
@@ -148,16 +169,17 @@ def _log_but_notes() -> None:
 
 
 def _run(targets: list[Furu[Any]], options: dict[str, Any], verbose: bool) -> int:
-    from furu_async._executors.local import Local
     from furu_async.api import run_dag_sync
 
+    executor = make_executor(options)
     _log_but_notes()
     progress = make_progress(options["progress"], targets)
     told = _Told(progress)
     try:
         report = run_dag_sync(
             targets,
-            executor=Local(workers=options["workers"], mode=options["mode"]),
+            executor=executor,
+            on_cancel="detach" if options["detach"] else "cancel",
             on_failure=options["on_failure"],
             max_failures=options["max_failures"],
             timeout=options["timeout"],
@@ -207,9 +229,11 @@ def _dry_run(targets: list[Furu[Any]], options: dict[str, Any], verbose: bool) -
     from furu_async._executors.inspect import explain_dag
     from furu_async._runtime.config import active_config
 
+    executor = make_executor(options)
     nodes = asyncio.run(explain_dag(targets, retry_failed=options["retry_failed"], rerun=options["rerun"]))
     click.echo(f"results in {clean(str(active_config().path))}")
-    for line in plan_lines(nodes, shown=None if verbose else 200):
+    shown = None if verbose else 200
+    for line in [*plan_lines(nodes, shown=shown), *job_lines(executor, nodes, shown=shown)]:
         click.echo(line)
     return 0
 

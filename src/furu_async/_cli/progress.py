@@ -106,7 +106,7 @@ class PlainProgress:
         self._next_summary = 0.0
         self._left = most
         self._untold = 0
-        self._said: tuple[int, int, int] = (0, 0, 0)
+        self._said: tuple[int, int, int, str] = (0, 0, 0, "")
         self._noted: set[str] = set()
         self._quiet_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -166,13 +166,15 @@ class PlainProgress:
         self._next_summary = now + self._interval()
         self._left = self._most
         snap = self._tally.snapshot(now, most=1)
-        said = (snap.done, snap.running, snap.waiting)
+        said = (snap.done, snap.running, snap.waiting, snap.workers)
         if said == self._said and now - self._quiet_since < 60.0:
             return
         self._said, self._quiet_since = said, now
         untold = f" ({number(self._untold, 'line')} left out)" if self._untold else ""
         self._untold = 0
         self._write(f"[{duration(now - self._began):>8}] {_counts(snap)}{untold}")
+        if snap.workers:
+            self._write(f"           {clean(snap.workers)}")
         for active, verb in [(each, "running") for each in snap.longest] + [
             (each, "waiting") for each in snap.waits
         ]:

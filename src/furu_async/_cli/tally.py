@@ -37,6 +37,7 @@ class Snapshot:
         running, waiting: nodes being computed, and waiting for something that is told.
         longest: the longest-running nodes, longest first.
         waits: nodes that wait for something out of the run's hands, or before a retry; longest first.
+        workers: how the executor's jobs are, or empty where it has none.
         remaining: estimated seconds until the end, or None where nothing can be said.
     """
 
@@ -49,6 +50,7 @@ class Snapshot:
     longest: tuple[Active, ...]
     waits: tuple[Active, ...]
     remaining: float | None
+    workers: str = ""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,7 @@ class Tally:
     total: int | None = None
     done: int = 0
     retries: int = 0
+    workers: str = ""
     ended: dict[str, int] = field(
         default_factory=lambda: {"created": 0, "cached": 0, "failed": 0, "skipped": 0, "cancelled": 0}
     )
@@ -91,6 +94,8 @@ class Tally:
         elif kind == "node_retry":
             self.retries += 1
             self._active[event.hash] = (event, now)
+        elif kind == "workers":
+            self.workers = event.message
         elif kind == "planned":
             self.total = event.counts.get("total", sum(event.counts.values()))
         return None
@@ -125,6 +130,7 @@ class Tally:
             longest=_oldest(running, now, most),
             waits=_oldest(waiting, now, most),
             remaining=self._remaining(running, active, total, now),
+            workers=self.workers,
         )
 
     def _remaining(

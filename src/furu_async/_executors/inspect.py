@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
 
 from furu_async._executors.base import Node
 from furu_async._executors.planner import Found, describe_claim, probe_many
-from furu_async._model.artifact import Furu, class_info
+from furu_async._model.artifact import Furu, class_info, specs_of
 from furu_async._model.dag import dependencies
+from furu_async._model.resources import SlurmSpec
 from furu_async._runner.loading import acting_for, bound_to_published, check_readable, missing, published
 from furu_async._runner.validity import judge
 from furu_async._runtime.blocking import DOOR
@@ -45,7 +46,12 @@ class ArtifactState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedNode:
-    """One line of a dry run."""
+    """One line of a dry run.
+
+    Attributes:
+        depends_on: hashes of its direct dependencies; of a cached node, which is not looked into, none.
+        specs: what its ``_spec`` asks for; of a cached node nothing.
+    """
 
     hash: str
     name: str
@@ -54,6 +60,7 @@ class PlannedNode:
     reason: str
     directory: str
     depends_on: tuple[str, ...] = field(default=(), repr=False)
+    specs: tuple[SlurmSpec, ...] = field(default=(), repr=False)
 
 
 def state_of(obj: Furu[Any], root: str) -> dict[str, Any]:
@@ -151,8 +158,12 @@ def _explain(objs: list[Furu[Any]], retry: bool, again: set[str], config: FuruCo
         obj = stack[-1]
         if obj.furu_hash not in planned:
             node = Node(obj, obj.furu_hash, class_info(type(obj)).name, class_info(type(obj)))
-            planned[obj.furu_hash] = line = _plan_one(node, retry, again, config)
+            line = _plan_one(node, retry, again, config)
             children[obj.furu_hash] = () if line.status == "cached" else dependencies(obj)
+            if line.status != "cached":
+                below = tuple(child.furu_hash for child in children[obj.furu_hash])
+                line = replace(line, depends_on=below, specs=specs_of(obj))
+            planned[obj.furu_hash] = line
             stack.extend(child for child in children[obj.furu_hash] if child.furu_hash not in planned)
         else:
             stack.pop()

@@ -37,6 +37,7 @@ class Ledger:
         self._streams: list[_Stream] = []
         self._complained: set[int] = set()
         self._over = False
+        self._workers: tuple[dict[str, int], str] = ({}, "")
 
     def open(self, torn: bool = False) -> None:
         """The run has a folder: the journal goes there (after one that may end within a line)."""
@@ -163,6 +164,12 @@ class Ledger:
             self.notes.append(text)
         logger.warning("%s", text, extra={"furu_note": True})
         self.emit(RunEvent(at=clock.wall(), kind="note", message=text))
+
+    def workers(self, counts: Mapping[str, int], text: str) -> None:
+        """How the executor's jobs are; not for the journal, it changes often and decides nothing."""
+        if self._workers != (counts, text):
+            self._workers = (dict(counts), text)
+            self._tell(RunEvent(at=clock.wall(), kind="workers", counts=dict(counts), message=text))
 
     def counts(self) -> dict[str, int]:
         """How many nodes ended in which way so far."""

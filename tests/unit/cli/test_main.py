@@ -87,6 +87,7 @@ def test_arguments_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     executor = fake.arguments.pop("executor")
     assert (executor.workers, executor.mode) == (3, "thread")
     assert fake.arguments == {
+        "on_cancel": "cancel",
         "on_failure": "drain",
         "max_failures": 2,
         "timeout": 1.5,
@@ -160,6 +161,10 @@ def test_errors_are_text_and_with_v_tracebacks(monkeypatch: pytest.MonkeyPatch) 
     [
         ["run"],
         ["run", "cli_answer:target", "--workers", "0"],
+        ["run", "cli_answer:target", "--detach"],
+        ["run", "cli_answer:target", "--slots", "2"],
+        ["run", "cli_answer:target", "--executor", "slurm-pool", "--mode", "thread"],
+        ["run", "cli_answer:target", "--executor", "slurm-dag", "--workers", "2"],
         ["run", "cli_answer:target", "--mode", "magic"],
         ["run", "cli_answer:target", "--timeout", "0"],
         ["run", "cli_answer:absent"],

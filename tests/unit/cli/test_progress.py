@@ -165,3 +165,21 @@ def test_a_live_run_from_start_to_stop() -> None:
     assert "1 node failed:" in out.getvalue()
     assert "about to fail" in out.getvalue()
     assert not RichProgress._drawing
+
+
+def test_how_the_jobs_are_is_told_with_the_summaries_and_drawn_live() -> None:
+    progress, out, clock = plain()
+    progress.start("r", "/root")
+    words = "8 workers: 3 running on n1, n2; 5 pending (Resources)"
+    progress.on_event(event("workers", counts={"running": 3, "pending": 5}, message=words))
+    assert words not in out.getvalue()
+    clock.now = 5.1
+    progress.on_event(event("planned", counts={"waiting": 9}))
+    assert f"           {words}\n" in out.getvalue()
+    live = RichProgress(Console(file=io.StringIO(), width=120))
+    live.on_event(event("workers", message=f"{words}\x1b[2J"))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(live._render())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert words in text
+    assert "\x1b" not in text
