@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from furu_async._executors import overrides
 from furu_async._executors.base import Executor, ExecutorLike, Node, Request, RunPort
 from furu_async._executors.dispatch import Dispatcher
+from furu_async._executors.identity import Identity
 from furu_async._executors.inplace import InPlace
 from furu_async._executors.jobs import Job, Step, Steps
 from furu_async._executors.provenance import metadata
@@ -31,9 +31,7 @@ from furu_async._runner.validity import Validation
 from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig
-from furu_async._store.layout import RunPaths, beat_path
-from furu_async._store.liveness import this_owner
-from furu_async._store.records import Claim, encode
+from furu_async._store.layout import RunPaths
 from furu_async._store.runs import Unfinished, remove_spool
 from furu_async.errors import FuruDefinitionError, FuruError, FuruStoreError
 from furu_async.report import Failure
@@ -118,11 +116,12 @@ class LocalExecutor:
     kind = "local"
     seed: int | None = None
 
-    def __init__(self, local: Local, config: FuruConfig) -> None:
+    def __init__(self, local: Local, config: FuruConfig, identity: Identity | None = None) -> None:
         self.local = local
         self.config = config
+        self.identity: Identity = identity or Identity()
         self.budget = Budget(local.cpus, local.gpus, local.mem_gb)
-        self.worker_id = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.worker_id: str = self.identity.worker_id
         self.keeper = self._make_keeper()
         self.keeper.on_broken = self._on_keeper_broken
         self.steps = Steps(self.keeper, self._claimed, self._over)
@@ -137,7 +136,7 @@ class LocalExecutor:
         self._waiting: dict[str, list[Job]] = {}
         self._loop = asyncio.get_running_loop()
         self._keeper_up: asyncio.Task[None] | None = None
-        self._spool = ""
+        self._spool = self.identity.spool
 
     # -- the port --------------------------------------------------------------------------------------------
 
@@ -286,16 +285,7 @@ class LocalExecutor:
     ) -> None:
         if self._keeper_up is None:
             self._keeper_up = self._loop.create_task(self._start_keeper(), name="furu keeper start")
-        claim = Claim(
-            backend="local",
-            phase="running",
-            run_id=run_id,
-            token=run.token,
-            owner=this_owner(),
-            beat=beat_path(run_id, self.worker_id),
-        )
-        op = ("open", run.root, run_id, self.worker_id, encode(claim), run.key, after)
-        self.keeper.request(op, reply)
+        self.keeper.request(self.identity.opening(run.root, run_id, run.token, run.key, after), reply)
 
     async def _start_keeper(self) -> None:
         try:

@@ -228,7 +228,7 @@ class KeeperClient:
 
     def _remember(self, op: Op) -> None:
         """Keep what a keeper that is started again has to be told: runs that are open, children that live."""
-        if op[0] in ("open", "child"):
+        if op[0] in ("open", "join", "child"):
             self._opened.append(op)
         elif op[0] == "child_gone":
             self._opened = [kept for kept in self._opened if kept[0] != "child" or kept[2] != op[1]]
@@ -243,7 +243,7 @@ class KeeperClient:
             if said in ("published", "fenced"):
                 self._held.pop(op[1:4], None)
         elif verb == "close_run":
-            self._opened = [kept for kept in self._opened if kept[0] != "open" or kept[1:3] != op[1:3]]
+            self._opened = [kept for kept in self._opened if kept[0] == "child" or kept[1:3] != op[1:3]]
             self._held = {key: held for key, held in self._held.items() if held[1:3] != op[1:3]}
 
     def _drop_socket(self) -> None:

@@ -24,7 +24,7 @@ class HeldRun:
         key: of the call; empty if nobody is ever to go on with the run.
 
     Attributes:
-        generation: that the run itself is claimed under; 0 before `open`.
+        generation: that the run itself is claimed under; 0 before `open`, and for good after `join`.
         held: paths of artifacts by (folder, generation), whose claims have not ended.
     """
 
@@ -68,6 +68,19 @@ class HeldRun:
             runs.sweep_workers(self.paths, os.path.basename(self.worker.base))
         return True
 
+    def join(self) -> None:
+        """Write card and beat, to work for a run that somebody else holds: it is neither claimed nor ended here.
+
+        Raises:
+            OSError: a step failed. Nothing is left behind.
+        """
+        try:
+            self.card.write()
+            self.beat.first()
+        except OSError:
+            self.leave()
+            raise
+
     def end(
         self,
         failure: Failure | None,
@@ -110,6 +123,8 @@ class HeldRun:
 
     def _end_itself(self, how: runs.Ending, counts: Mapping[str, int] | None, at: float | None) -> None:
         """From then on nobody need find the run, unless it is lost."""
+        if not self.generation:
+            return
         try:
             runs.end_run(self.paths, self.generation, self.card.token, how, counts, at)
         except OSError:

@@ -11,6 +11,8 @@ that order. An operation that fails harms no other. Operations, each a list that
 
     open, root, run_id, wid, claim_json, key, after           -> ok | taken
                                                               card and beat, claims the run, beats
+    join, root, run_id, wid, claim_json                       -> ok
+                                                              card and beat, for a run that somebody else holds
     claim, root, run_id, name, hash         -> claimed n | published n | taken n claim
     takeover, root, run_id, name, hash, n, reason             ends n as lost, ends what it left here, claims n+1
              and, for an owner judged by its silence, the beat it was silent at   taken, if it beats again
@@ -99,6 +101,7 @@ class Keeper:
             "hold": self._hold_on,
             "invalidate": self._invalidate,
             "open": self._open,
+            "join": self._join,
             "child": self._child,
             "child_gone": self._child_gone,
             "close_run": self._close_run,
@@ -132,19 +135,33 @@ class Keeper:
     def _open(
         self, root: str, run_id: str, wid: str, claim_json: bytes, key: str = "", after: int = 0
     ) -> Reply:
-        record = decode(Claim, claim_json, "claim")
-        run = HeldRun(root, run_id, wid, record, self.heartbeat, key)
-        known = self._runs.get((root, run_id))
+        run = HeldRun(root, run_id, wid, decode(Claim, claim_json, "claim"), self.heartbeat, key)
+        known = self._known(run)
         if known is not None:
-            if known.card.token != record.token:
-                return _error(f"run {run_id} is open already, with another token")
-            return _OK
+            return known
         if not run.open(after):
             return {"r": "taken"}
+        return self._opened(run)
+
+    def _join(self, root: str, run_id: str, wid: str, claim_json: bytes) -> Reply:
+        run = HeldRun(root, run_id, wid, decode(Claim, claim_json, "claim"), self.heartbeat)
+        known = self._known(run)
+        if known is not None:
+            return known
+        run.join()
+        return self._opened(run)
+
+    def _known(self, run: HeldRun) -> Reply | None:
+        known = self._runs.get((run.paths.root, run.run_id))
+        if known is not None and known.card.token != run.card.token:
+            return _error(f"run {run.run_id} is open already, with another token")
+        return _OK if known is not None else None
+
+    def _opened(self, run: HeldRun) -> Reply:
         for child in children_of(run.worker):
             # Of an earlier keeper of the same supervisor, which died.
             self._children.setdefault(child.pid, child)
-        self._runs[root, run_id] = run
+        self._runs[run.paths.root, run.run_id] = run
         self._folders.add(run.worker.base)
         for child in self._children.values():
             run.record_child(child)
@@ -173,7 +190,7 @@ class Keeper:
         if run is not None:
             failure = Failure(kind="cancelled", message="the run ended before it")
             self._end_run(run, failure, how, counts, at)
-            if how == "ok" and not keep:
+            if how == "ok" and not keep and run.generation:
                 runs.remove_run(run.paths)
         return _OK
 

@@ -24,6 +24,10 @@ class _NoSweeper(Sweeper):
         """Remove nothing: it is a temporary store."""
 
 
+def _without_beat(claim_json: bytes) -> bytes:
+    return encode(msgspec.structs.replace(decode(Claim, claim_json, "claim"), beat=""))
+
+
 class _Steps(Keeper):
     """A keeper whose claims name no beat: its owner lives as long as this process, whatever virtual time says."""
 
@@ -34,8 +38,10 @@ class _Steps(Keeper):
     def _open(
         self, root: str, run_id: str, wid: str, claim_json: bytes, key: str = "", after: int = 0
     ) -> dict[str, Any]:
-        record = msgspec.structs.replace(decode(Claim, claim_json, "claim"), beat="")
-        return super()._open(root, run_id, wid, encode(record), key, after)
+        return super()._open(root, run_id, wid, _without_beat(claim_json), key, after)
+
+    def _join(self, root: str, run_id: str, wid: str, claim_json: bytes) -> dict[str, Any]:
+        return super()._join(root, run_id, wid, _without_beat(claim_json))
 
     def _start_beat(self, beat: Beat) -> None:
         """A beat of virtual time would be a timer without end, and of real time a thread."""
