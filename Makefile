@@ -11,7 +11,7 @@ CHECK := $(BIN)/python tools/check.py
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 LENGTH ?= 0.1
-.PHONY: help demo test lint types arch faults unit chaos-short docs-check integration map bench chaos env slurm-up slurm-down clean
+.PHONY: help demo test lint types arch faults unit chaos-short docs-check integration map bench bench-slurm chaos env slurm-up slurm-down clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
@@ -47,7 +47,10 @@ chaos: env  ## the laboratory at LENGTH (default 0.1; 1 takes hours): make chaos
 	@$(BIN)/python tools/chaos.py --length $(LENGTH)
 
 bench: env  ## measure; takes minutes, wants a quiet machine
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for name in import local takeover; do script=benchmarks/bench_$$name.py; echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+bench-slurm: env  ## measure the executors for Slurm beside furu 0.0.12, on a cluster of its own; as root
+	@$(BIN)/python benchmarks/bench_slurm.py
 
 slurm-up:  ## start a Slurm cluster for tests (as root, see docs/slurm-testing.md)
 	@$(PYTHON) tests/slurm/cluster.py up
@@ -74,5 +77,5 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:  ## remove the environment, caches and what the example computed
-	rm -rf $(VENV) .stamps .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache furu-data build dist
+	rm -rf $(VENV) .stamps .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache furu-data build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
