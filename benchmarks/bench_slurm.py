@@ -215,7 +215,7 @@ class Bench:
     def _kill(self, place: Place) -> None:
         """SIGKILL to everything of the one running job, as a crash of its node would."""
         (job,) = [each for each in self.cluster.jobs().values() if each.state == "RUNNING"]
-        for each in self.cluster.processes(job.number):
+        for each in self.cluster.processes(str(job.number)):
             try:
                 os.kill(each.pid, 9)
             except ProcessLookupError:
