@@ -6,6 +6,7 @@ nowhere else, so this is where ``../../x`` ends: each is checked against a stric
     <root>/data/<name as path>/<hash>/.furu/{claims,ends,invalid,jobs}/<n>
                                      /SUCCESS.json, attempts/<n>/, checkpoints/<n>/
     <root>/runs/<run_id>/run.json, claims/, ends/, journal.jsonl, workers/<wid>/{beat,card-<k>,children/<pid>}
+    <root>/runs/<run_id>/queue/{todo,running,done,failed,bad,cancel,closed}, objects.jsonl, pool.json
     <root>/runs/.unfinished/<key>/<run_id>
 """
 
@@ -162,6 +163,11 @@ class WorkerPaths:
     def children(self) -> str:
         return self.base + "/children"
 
+    @property
+    def status(self) -> str:
+        """Of a pool's worker: what it is at, for the controller and for people."""
+        return self.base + "/status.json"
+
     def card(self, k: int) -> str:
         return f"{self.base}/card-{k}"
 
@@ -187,6 +193,89 @@ class SubmissionPaths:
 
     def job(self, k: int) -> str:
         return f"{self.base}/job-{k}"
+
+
+_ENTRY = re.compile(r"([0-9a-f]{32})\.([1-9][0-9]{0,17})\Z")
+_BUCKET = re.compile(r"[0-9]{6}-[0-9]{6}\Z")
+_LAST = 999_999
+
+
+def entry_name(hash: str, ticket: int) -> str:
+    """The name of a queue entry: an artifact, and the ticket of the command that wants it executed."""
+    if not 1 <= ticket < 10**18:
+        raise FuruProtocolError(f"{ticket} is not the number of a ticket")
+    return f"{check_hash(hash)}.{ticket}"
+
+
+def parse_entry_name(name: str) -> tuple[str, int] | None:
+    """Hash and ticket of a queue entry, or None if this is not the name of one."""
+    found = _ENTRY.match(name)
+    return (found[1], int(found[2])) if found else None
+
+
+def bucket_name(priority: int, k: int) -> str:
+    """The ``k``-th bucket of entries of one priority; their sorted order is the order of work."""
+    return f"{_LAST - min(max(priority, 0), _LAST):06d}-{min(k, _LAST):06d}"
+
+
+def is_bucket(name: str) -> bool:
+    """Whether this is the name of a bucket."""
+    return _BUCKET.match(name) is not None
+
+
+class QueuePaths:
+    """The paths of a pool's queue, in the folder of its home run. See `furu_async._pool.queue`."""
+
+    __slots__ = ("base", "home", "root")
+
+    def __init__(self, root: str, home: str) -> None:
+        self.root = root
+        self.home = check_id(home, "run id")
+        self.base = f"{root}/runs/{home}/queue"
+
+    @property
+    def objects(self) -> str:
+        """The table of the artifacts that entries name."""
+        return f"{self.root}/runs/{self.home}/objects.jsonl"
+
+    @property
+    def settings(self) -> str:
+        """What workers are to know of the controller."""
+        return f"{self.root}/runs/{self.home}/pool.json"
+
+    @property
+    def closed(self) -> str:
+        return self.base + "/closed"
+
+    @property
+    def done(self) -> str:
+        return self.base + "/done"
+
+    @property
+    def failed(self) -> str:
+        return self.base + "/failed"
+
+    @property
+    def bad(self) -> str:
+        return self.base + "/bad"
+
+    @property
+    def cancel(self) -> str:
+        return self.base + "/cancel"
+
+    @property
+    def todo(self) -> str:
+        return self.base + "/todo"
+
+    def todo_of(self, spec_key: str) -> str:
+        return f"{self.base}/todo/{check_id(spec_key, 'spec key')}"
+
+    @property
+    def running(self) -> str:
+        return self.base + "/running"
+
+    def running_of(self, wid: str) -> str:
+        return f"{self.base}/running/{check_id(wid, 'worker id')}"
 
 
 class RunPaths(_Generations):

@@ -1,0 +1,37 @@
+"""What runs in Slurm jobs: ``python -m furu_async.worker pool ...``, with arguments that are plain data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one worker or job to its end; the code that the process is to exit with (`_runtime.exit_codes`)."""
+    args = _parser().parse_args(argv)
+    from furu_async._pool import worker_main
+
+    return worker_main.main(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m furu_async.worker", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    pool = commands.add_parser("pool", help="take tasks from a pool's queue")
+    pool.add_argument("--root", required=True, help="the store's root")
+    pool.add_argument("--home", required=True, help="the run in whose folder the queue is")
+    pool.add_argument("--sid", required=True, help="the submission that this job belongs to")
+    pool.add_argument("--try", dest="number", type=int, default=1, help="which try of it")
+    pool.add_argument("--token", required=True, help="of that try")
+    pool.add_argument("--spec-key", required=True, help="the spec whose tasks to take")
+    pool.add_argument("--slots", type=int, default=1, help="tasks at the same time")
+    pool.add_argument("--idle", type=float, default=60.0, help="seconds without work after which to end")
+    pool.add_argument("--detached", action="store_true", help="go on without a controller")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
