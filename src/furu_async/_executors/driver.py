@@ -8,33 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import random
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Any, Literal
 
 import anyio
 
 import furu_async
 from furu_async._executors import continuing, overrides
+from furu_async._executors.ahead import PlansAhead, ahead_of, must_fit, spec_count, todo_of
 from furu_async._executors.base import Executor, Node, Request, collapse
 from furu_async._executors.ledger import Ledger
 from furu_async._executors.planner import Planner
+from furu_async._executors.recording import Recording
 from furu_async._executors.watcher import Watcher
-from furu_async._model.artifact import Furu, class_info, specs_of
+from furu_async._model.artifact import Furu, class_info
 from furu_async._plan import commands as do
 from furu_async._plan.events import Event, Failed, Policy, Probed, Stop, Tick, Wanted, WatchEnded
 from furu_async._plan.machine import State, advance
 from furu_async._runner.validity import Validation
 from furu_async._runtime import clock
-from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig, use_config
-from furu_async._store import atomic
 from furu_async._store.layout import RunPaths
-from furu_async._store.records import RunRecord, encode
+from furu_async._store.records import RunRecord
 from furu_async._store.runs import Ending
 from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError
 from furu_async.report import NodeStatus
@@ -42,19 +40,11 @@ from furu_async.report import NodeStatus
 _SLICE = 0.001
 _NAP = 0.0
 _PART = 500
-
 STOP_SECS = 20.0
 """How long what is stopped may take; with what follows it stays below the 30 s that are promised."""
 _MOST_TARGETS = 1000
 _LAST_WORDS = 5.0
 """How long the end of the journal may take, in seconds, where the disk does not answer."""
-
-logger = logging.getLogger("furu_async")
-
-
-def _log_trouble(writing: Future[None]) -> None:
-    if not writing.cancelled() and writing.exception() is not None:
-        logger.warning("run.json could not be written: %s", writing.exception())
 
 
 class Driver:
@@ -69,6 +59,7 @@ class Driver:
         seed: for the jitter of backoffs.
 
     Attributes:
+        detached: it ended here while its work goes on; the same call goes on with it.
         keep: False: leave no folder of a run that ends well.
         run_id: a fresh one until `settle` has found out whether a dead controller's run is gone on with.
         key: of the call; empty before `settle`.
@@ -108,7 +99,9 @@ class Driver:
         with use_config(config):  # what runs in this process loads its inputs from the run's root
             self.context: contextvars.Context = contextvars.copy_context()
         self._overridden = overrides.active()
-        self._recording: Future[None] | None = None
+        self._recording = Recording()
+        self._ahead: PlansAhead | None = ahead_of(executor)
+        self.detached: bool = False
         self.planner: Planner = Planner(
             self.root,
             config,
@@ -120,6 +113,7 @@ class Driver:
             self._validate,
             self.fail,
             self.jitter,
+            lambda node: spec_count(executor, node),
         )
         self.watcher: Watcher = Watcher(
             self.root, config, self.post, self.ledger.waiting, self.jitter, policy.retry_failed
@@ -136,7 +130,7 @@ class Driver:
             do.Unwatch: lambda c: self.watcher.unwatch(c.node),
             do.Retrying: self._retrying,
             do.Ended: self._ended,
-            do.Planned: lambda _: self.ledger.planned(self.state.counts()),
+            do.Planned: self._planned,
             do.EndRun: self._end_run,
         }
 
@@ -159,6 +153,8 @@ class Driver:
     def ending(self) -> tuple[Ending, dict[str, int]]:
         """How the run has ended, and how many of its nodes ended in which way."""
         end, counts = self.end, self.ledger.counts()
+        if self.detached:
+            return "lost", counts
         if self.error is not None or (end is not None and end.why == "error"):
             return "error", counts
         if end is None or end.why:
@@ -180,9 +176,7 @@ class Driver:
             created_at=(earlier.begun_at if earlier is not None else None) or clock.wall(),
             library=furu_async.__version__,
         )
-        path = RunPaths(self.root, self.run_id).record
-        self._recording = DOOR.files.submit(atomic.replace, path, encode(record))
-        self._recording.add_done_callback(_log_trouble)
+        self._recording.write(RunPaths(self.root, self.run_id).record, record)
 
     def fail(self, error: FuruError) -> None:
         """Nothing can go on: end the run with this error."""
@@ -201,16 +195,24 @@ class Driver:
 
         Their claims stay open; whoever wants them next finds an owner without beat, or dead.
         """
-        if self.end is not None:
-            return
-        self.forced = True
-        self.note(f"run {self.run_id} was ended though something did not stop within {STOP_SECS:g} s")
+        if self.end is None:
+            self.forced = True
+            self._end_now(why, f"something did not stop within {STOP_SECS:g} s")
+            self.note(f"run {self.run_id} was ended though something did not stop within {STOP_SECS:g} s")
+
+    def detach(self, why: Literal["cancel", "timeout"], detail: str) -> None:
+        """End the run here and leave what is in Slurm to whoever makes the same call again."""
+        if self.end is None:
+            self.detached = True
+            self._end_now(why, detail)
+
+    def _end_now(self, why: Literal["cancel", "timeout", "error"], detail: str) -> None:
         for node in self.nodes.values():
             if node.hash not in self.ledger.outcomes:
                 begun = node.attempts > 0
                 status: NodeStatus = "cancelled" if begun else "skipped"
                 self.ledger.ended(node, do.Ended(node.hash, status, because="" if begun else "cancel"))
-        self.end = do.EndRun(False, why, f"something did not stop within {STOP_SECS:g} s")
+        self.end = do.EndRun(False, why, detail)
         self._wake.set()
 
     def register(self, objs: Sequence[Furu[Any]]) -> tuple[str, ...]:
@@ -229,7 +231,7 @@ class Driver:
                 node = Node(obj, digest, info.name, info)
                 nodes[digest] = node
                 if self.executor.has_limits:
-                    self._must_fit(node)
+                    must_fit(self.executor, node)
             elif known.obj is not obj and type(known.obj) is not type(obj):
                 raise FuruDefinitionError(
                     f"two artifacts share the hash {digest}: {known.obj!r} and {obj!r}",
@@ -237,11 +239,6 @@ class Driver:
                 )
             hashes.append(digest)
         return tuple(hashes)
-
-    def _must_fit(self, node: Node) -> None:
-        why = self.executor.check(node, specs_of(node.obj))
-        if why is not None:
-            raise FuruDefinitionError(f"{node.obj!r} can never run on this executor: {why}")
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -267,9 +264,7 @@ class Driver:
 
     async def recorded(self) -> None:
         """Wait until ``run.json`` is written, for a while."""
-        writing = self._recording
-        if writing is not None and not writing.done():
-            await asyncio.wait([asyncio.wrap_future(writing)], timeout=_LAST_WORDS)
+        await self._recording.wait(_LAST_WORDS)
 
     async def run(self) -> None:
         """Drive the run until every node is final; afterwards `end` and `error` tell how.
@@ -375,8 +370,15 @@ class Driver:
         delay = max(0.0, command.at - asyncio.get_running_loop().time())
         self.ledger.retrying(self.nodes[command.node], command, delay)
 
+    def _planned(self, command: do.Planned) -> None:
+        self.ledger.planned(self.state.counts())
+        if self._ahead is not None and self.state.mode == "run":
+            self._ahead.planned(self, self.state.policy, todo_of(self.state, self.nodes))
+
     def _ended(self, command: do.Ended) -> None:
         self.ledger.ended(self.nodes[command.node], command)
+        if self._ahead is not None and command.status not in ("created", "cached"):
+            self._ahead.forget(self, command.node)
 
     def _end_run(self, command: do.EndRun) -> None:
         self.end = command
@@ -395,6 +397,4 @@ class Driver:
         return await self.executor.validate(self, node, files)
 
     def _wants_rerun(self, node: Node) -> bool:
-        if not self.rerun:
-            return False
-        return "ALL" in self.rerun or node.name in self.rerun
+        return bool(self.rerun) and ("ALL" in self.rerun or node.name in self.rerun)

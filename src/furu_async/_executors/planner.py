@@ -86,11 +86,20 @@ def _probe_one(paths: ArtifactPaths, exact: bool, earlier: Earlier | None) -> Fo
         return Found("valid", seen.generation, notes=notes, run_id=seen.end.run_id if seen.end else "")
     if earlier is None or seen.verdict == "damaged":
         return _judge_unpublished(seen)
+    if seen.verdict == "claimed" and _is_of(seen.claim, earlier):
+        # Its job in Slurm goes on without a controller: whoever continues the run joins it.
+        return Found(
+            "absent", seen.generation, claim=seen.claim, notes=notes, spent=spent(paths, seen, earlier)
+        )
     counted = spent(paths, seen, earlier)
     # What became of an attempt of this very run is told by the counts.
     found = Found("absent", seen.generation, notes=notes) if counted.newest else _judge_unpublished(seen)
     found.spent = counted
     return found
+
+
+def _is_of(claim: Claim | None, earlier: Earlier) -> bool:
+    return claim is not None and claim.backend == "dag" and claim.run_id == earlier.run_id
 
 
 def _judge_unpublished(seen: Look) -> Found:
@@ -146,6 +155,7 @@ class Planner:
         note: takes what a person should read (a raising ``_validate``, a quarantined file).
         wants_rerun: is this node to be computed again in this run?
         validate: asks the class's own ``_validate``; the flag says whether files are to be compared too.
+        specs: how many of a node's specifications are tried one after the other.
     """
 
     def __init__(
@@ -160,6 +170,7 @@ class Planner:
         validate: Callable[[Node, bool], Awaitable[Validation]],
         fail: Callable[[FuruError], None],
         jitter: Callable[[], float],
+        specs: Callable[[Node], int] = lambda _: 1,
     ) -> None:
         self.root = root
         self.config = config
@@ -171,6 +182,7 @@ class Planner:
         self.validate = validate
         self.fail = fail
         self.jitter = jitter
+        self.specs = specs
         self.wanted: list[str] = []
         self.done: set[str] = set()
         self.reran: set[str] = set()
@@ -250,7 +262,7 @@ class Planner:
                 node.hash,
                 answer.verdict,
                 deps=children,
-                rules=rules_of(node, 1),
+                rules=rules_of(node, self.specs(node)),
                 failure=answer.failure,
                 detail=answer.detail,
                 jitter=self.jitter() if answer.verdict == "unknown" else 0.0,

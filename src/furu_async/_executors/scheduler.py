@@ -78,6 +78,13 @@ class Scheduler:
         self._changed = asyncio.Event()
         self._token: contextvars.Token[Scheduler | None] | None = None
 
+    @property
+    def executor(self) -> Executor:
+        """What the scheduler's runs are executed by, once it is open."""
+        if self._executor is None:
+            raise FuruError("this Scheduler is not open", "use `async with Scheduler(...) as s:`")
+        return self._executor
+
     def is_open_here(self) -> bool:
         """Open, and of the running loop."""
         return (
