@@ -1,4 +1,4 @@
-"""What runs in Slurm jobs: ``python -m furu_async.worker pool ...``, with arguments that are plain data."""
+"""What runs in Slurm jobs: ``python -m furu_async.worker pool ...`` or ``dag ...``; arguments are plain data."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one worker or job to its end; the code that the process is to exit with (`_runtime.exit_codes`)."""
     args = _parser().parse_args(argv)
+    if args.command == "dag":
+        from furu_async._dag import job_main
+
+        return job_main.main(args)
     from furu_async._pool import worker_main
 
     return worker_main.main(args)
@@ -30,6 +34,12 @@ def _parser() -> argparse.ArgumentParser:
     pool.add_argument("--slots", type=int, default=1, help="tasks at the same time")
     pool.add_argument("--idle", type=float, default=60.0, help="seconds without work after which to end")
     pool.add_argument("--detached", action="store_true", help="go on without a controller")
+    dag = commands.add_parser("dag", help="compute one node of a DAG")
+    dag.add_argument("--root", required=True, help="the store's root")
+    dag.add_argument("--run", required=True, help="the run that wants it")
+    dag.add_argument("--sid", required=True, help="the submission that this job belongs to")
+    dag.add_argument("--try", dest="number", type=int, default=1, help="which try of it")
+    dag.add_argument("--token", required=True, help="of that try")
     return parser
 
 

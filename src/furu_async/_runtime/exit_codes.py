@@ -15,3 +15,15 @@ CANNOT_START: Final = 75
 
 VERSION_SKEW: Final = 76
 """Other code than the controller's."""
+
+INPUTS: Final = 77
+"""What the node needs has no result."""
+
+FAILED: Final = 78
+"""The node has failed; what is to follow is the controller's to decide."""
+
+INTERRUPTED: Final = 79
+"""It was told to end before it was done."""
+
+NOT_WANTED: Final = 80
+"""It was submitted, and is not wanted any more; jobs that wait for it must not start."""

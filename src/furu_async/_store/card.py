@@ -101,3 +101,13 @@ class Card:
             return decode(Claim, atomic.read_bytes(path), path).token == self.token
         except (Damaged, FileNotFoundError):
             return False
+
+
+class PlainCard(Card):
+    """A card without a file of its own, for a supervisor that is still to come: each claim is a copy of the record."""
+
+    __slots__ = ()
+
+    def __init__(self, worker: WorkerPaths, record: Claim) -> None:
+        super().__init__(worker, record)
+        self._by_copy = True

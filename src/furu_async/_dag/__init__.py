@@ -1,0 +1,1 @@
+"""`SlurmDag`: one Slurm job for each node, wired with ``afterok``."""

@@ -1,0 +1,287 @@
+"""The controller's steps on artifacts: claiming nodes for jobs that are about to be submitted, and ending such claims.
+
+All functions block and go over many nodes in one call. A claim made here has no owner and its beat is that of the job
+to come: it is held by whichever job comes with its token, and nobody can find it silent before that has begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from furu_async._dag.orders import OrderNode, outcome_path, read_outcome, sid_of, wid_of_claim
+from furu_async._executors.planner import describe_claim
+from furu_async._runtime import clock
+from furu_async._store import artifacts
+from furu_async._store.beat import read_beat
+from furu_async._store.card import PlainCard
+from furu_async._store.layout import ArtifactPaths, RunPaths, beat_path
+from furu_async._store.liveness import known_dead
+from furu_async._store.look import Look, look
+from furu_async._store.records import Claim, Damaged, End
+from furu_async._store.submissions import note_job, read_note
+from furu_async._store.submissions import read as read_submission
+from furu_async.report import Failure
+
+_TRIES = 8
+
+What = Literal["ours", "done", "adopt", "foreign", "trouble"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A node to be claimed.
+
+    Attributes:
+        wid: token of the claim.
+        supersede: generation whose result is to be set aside first, or 0.
+        takeover, silent_at: generation whose owner was found lost, or 0, and its beat then.
+        done_with: submissions of this run whose jobs are gone: their claims are ended and not joined.
+    """
+
+    name: str
+    hash: str
+    wid: str
+    supersede: int = 0
+    takeover: int = 0
+    silent_at: bytes | None = None
+    done_with: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What became of it.
+
+    Attributes:
+        what: ``ours``: claimed. ``done``: it has a result. ``adopt``: an earlier controller of this run had claimed it,
+            for the job of ``wid``. ``foreign``: somebody else's, see ``claim``. ``trouble``: see ``text``.
+        job: of a foreign one, the id of its job, where that is known.
+        damaged: the trouble does not pass by waiting.
+    """
+
+    what: What
+    generation: int = 0
+    wid: str = ""
+    claim: Claim | None = None
+    job: str = ""
+    text: str = ""
+    damaged: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+
+def claim_all(root: str, run_id: str, wanted: Sequence[Wanted]) -> list[Answer]:
+    """Claim nodes for the jobs of a run; never raises for one of them."""
+    answers = []
+    for one in wanted:
+        try:
+            answers.append(_claim(root, run_id, one))
+        except OSError as error:
+            text = f"{error.strerror or error}: {error.filename or one.name}"
+            answers.append(Answer(what="trouble", text=text))
+        except Damaged as error:
+            answers.append(Answer(what="trouble", text=str(error), damaged=True))
+    return answers
+
+
+def _claim(root: str, run_id: str, one: Wanted) -> Answer:
+    paths = ArtifactPaths(root, one.name, one.hash)
+    card = _card(root, run_id, one.wid)
+    if one.supersede:
+        artifacts.invalidate(paths, one.supersede, f"run {run_id} computes it again", run_id)
+    for _ in range(_TRIES):
+        seen = look(paths)
+        if seen.verdict == "free":
+            reply = artifacts.claim(paths, seen.next_generation, card)
+        elif seen.verdict == "published":
+            return Answer(what="done", generation=seen.generation)
+        elif seen.verdict == "damaged":
+            return Answer(what="trouble", text="; ".join(seen.notes), damaged=True)
+        elif seen.claim is not None and seen.claim.token == card.token:
+            reply = artifacts.claim(paths, seen.generation, card)
+        else:
+            answer = _taken(root, run_id, paths, seen, one)
+            if answer is not None:
+                return answer
+            why = "its owner is gone, or its job was never to come"
+            reply = artifacts.takeover(paths, seen.generation, card, why, run_id)
+        if reply.r == "claimed":
+            return Answer(what="ours", generation=reply.generation, notes=tuple(seen.notes))
+    return Answer(what="trouble", text=f"{paths.base} changes hands all the time")
+
+
+def _taken(root: str, run_id: str, paths: ArtifactPaths, seen: Look, one: Wanted) -> Answer | None:
+    """Somebody has it: who; None if the claim may be ended."""
+    claim, n = seen.claim, seen.generation
+    if claim is None:
+        return Answer(what="foreign", generation=n, text=describe_claim(None))
+    wid = wid_of_claim(root, claim)
+    if wid and claim.run_id == run_id:
+        closed = sid_of(wid) in one.done_with or _is_closed(root, run_id, sid_of(wid))
+        return None if closed else Answer(what="adopt", generation=n, wid=wid, claim=claim)
+    if known_dead(claim.owner) is True:
+        return None
+    if one.takeover == n and read_beat(root, claim.beat) == one.silent_at:
+        return None
+    if wid and _is_closed(root, claim.run_id, sid_of(wid)):
+        return None
+    note = read_note(f"{paths.jobs}/{n}")
+    return Answer(
+        what="foreign",
+        generation=n,
+        wid=wid,
+        claim=claim,
+        job=note.job_id if note is not None else "",
+        text=describe_claim(claim),
+    )
+
+
+def _is_closed(root: str, run_id: str, sid: str) -> bool:
+    """Nobody wants its jobs any more."""
+    return read_submission(RunPaths(root, run_id).submission(sid)).closed is not None
+
+
+def _card(root: str, run_id: str, wid: str) -> PlainCard:
+    record = Claim(backend="dag", phase="queued", run_id=run_id, token=wid, beat=beat_path(run_id, wid))
+    return PlainCard(RunPaths(root, run_id).worker(wid), record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A claim that is to be ended, if its token is still the one."""
+
+    name: str
+    hash: str
+    generation: int
+    wid: str
+    failure: Failure
+
+
+def end_all(root: str, run_id: str, endings: Sequence[Ending]) -> list[str]:
+    """End claims, and those that their jobs have made since; what could not be done, in words."""
+    troubles = []
+    for one in endings:
+        try:
+            end_claim(root, run_id, one)
+        except (OSError, Damaged) as error:
+            troubles.append(f"{one.name}/{one.hash}: {error}")
+    return troubles
+
+
+def end_claim(root: str, run_id: str, one: Ending, but: str = "") -> None:
+    """See `end_all`; a claim with the token ``but`` is left alone.
+
+    Raises:
+        OSError: it is not known whether it was ended.
+    """
+    paths = ArtifactPaths(root, one.name, one.hash)
+    for _ in range(_TRIES):
+        seen = look(paths)
+        claim = seen.claim
+        if seen.verdict != "claimed" or claim is None or claim.run_id != run_id:
+            return
+        if claim.token == but or sid_of(wid_of_claim(root, claim)) != sid_of(one.wid):
+            return
+        end = End(
+            generation=seen.generation,
+            token=claim.token,
+            run_id=run_id,
+            status="failure",
+            hash=one.hash,
+            failure=one.failure,
+            ended_at=clock.wall(),
+        )
+        if artifacts.finish(paths, seen.generation, end).r == "published":
+            return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A node whose job is followed."""
+
+    name: str
+    hash: str
+    sid: str
+    wid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What the store says of it.
+
+    Attributes:
+        generation: of its result; 0 if there is none.
+        created: a job of this run made it.
+        beating: its job has begun.
+        failure: how its newest generation ended.
+    """
+
+    generation: int = 0
+    created: bool = False
+    beating: bool = False
+    outcome: tuple[list[Failure], bool, bool] | None = None
+    failure: Failure | None = None
+    open: bool = False
+    error: str = ""
+
+
+def see_all(root: str, run_id: str, items: Sequence[Watched], closely: bool = False) -> list[Sight]:
+    """Look at nodes whose jobs are followed; never raises for one of them."""
+    run = RunPaths(root, run_id)
+    sights = []
+    for item in items:
+        try:
+            sights.append(_see(root, run, item, closely))
+        except (OSError, Damaged) as error:
+            sights.append(Sight(error=str(error)))
+    return sights
+
+
+def _see(root: str, run: RunPaths, item: Watched, closely: bool) -> Sight:
+    paths = ArtifactPaths(root, item.name, item.hash)
+    found = artifacts.read_success(paths) if closely or artifacts.is_marked(paths) else None
+    if found is not None:
+        generation, end = found
+        return Sight(generation=generation, created=end.run_id == run.run_id)
+    said = None
+    if item.sid:
+        outcome = read_outcome(outcome_path(run.submission(item.sid), item.wid))
+        if outcome is not None:
+            said = (outcome.failures, outcome.final, outcome.interrupted)
+    beating = bool(item.sid) and read_beat(root, beat_path(run.run_id, item.wid)) is not None
+    if not closely:
+        return Sight(beating=beating, outcome=said)
+    seen = look(paths)
+    if seen.verdict == "published":
+        return Sight(
+            generation=seen.generation, created=seen.end is not None and seen.end.run_id == run.run_id
+        )
+    failure = seen.end.failure if seen.verdict == "free" and seen.end is not None else None
+    return Sight(beating=beating, outcome=said, failure=failure, open=seen.verdict == "claimed")
+
+
+def note_jobs(root: str, notes: Sequence[tuple[str, str, int, str, str, str]]) -> None:
+    """Write job ids, given as (name, hash, generation, token, id, cluster), where they are missing or different."""
+    for name, digest, generation, token, job_id, cluster in notes:
+        paths = ArtifactPaths(root, name, digest)
+        try:
+            note_job(f"{paths.jobs}/{generation}", token, job_id, cluster)
+        except (OSError, Damaged):
+            continue
+
+
+def reclaim(root: str, run_id: str, node: OrderNode, wid: str) -> str:
+    """For the job of a node that Slurm has started again: end what its earlier start holds, and claim anew as ``wid``.
+
+    The earlier start may still run, on a node that Slurm has lost sight of: from now on it cannot publish. Gives the
+    token to work under; if somebody else has the claim, or there is a result, that is found by whoever works then.
+
+    Raises:
+        OSError: it is not known what was done.
+    """
+    failure = Failure(kind="preempted", message="Slurm has started its job again")
+    end_claim(
+        root, run_id, Ending(name=node.name, hash=node.hash, generation=0, wid=wid, failure=failure), wid
+    )
+    _claim(root, run_id, Wanted(name=node.name, hash=node.hash, wid=wid))
+    return wid

@@ -1,0 +1,455 @@
+"""Which jobs a DAG needs in Slurm, and in which order they go there: a state and its events. Pure.
+
+The shell calls a method for each thing that has happened and carries out the commands that it returns. A *unit* is one
+submission: the job of one node, or an array of jobs for nodes with the same specification and the same parents.
+
+Units go in waves. A unit of a wave without parents in it is submitted held; when nothing more can be submitted now (all
+is in, or Slurm takes no more) the wave is looked at as a whole and released. So no parent can end, and be forgotten
+by Slurm, before its children are wired to it, and jobs that wait for a limit never wait for jobs that we hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from furu_async._dag.units import (
+    Bounds,
+    Check,
+    Claim,
+    Command,
+    Drop,
+    Item,
+    ItemPhase,
+    Submit,
+    Unit,
+    UnitPhase,
+    Verify,
+    Withdraw,
+)
+
+
+class Wiring:
+    """See the module.
+
+    Attributes:
+        items: by hash, parents before children.
+    """
+
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        self.bounds = bounds or Bounds()
+        self.items: dict[str, Item] = {}
+        self.units: dict[int, Unit] = {}
+        self._children: dict[str, list[str]] = {}
+        self._todo: dict[str, None] = {}
+        self._waiting: dict[int, Unit] = {}
+        self._wave: dict[int, Unit] = {}
+        self._verifying = False
+        self._live = 0
+        self._count = 0
+        self._rank_of: dict[str, int] = {}
+        self._most = self.bounds.array
+
+    # -- what happens ----------------------------------------------------------------------------------------
+
+    def plan(self, items: Iterable[Item]) -> list[Command]:
+        """These nodes are to be computed; parents before children."""
+        for item in items:
+            self.items[item.hash] = item
+            for parent in item.parents:
+                self._children.setdefault(parent, []).append(item.hash)
+            if item.phase == "todo":
+                self._todo[item.hash] = None
+        return self._go([])
+
+    def adopt(self, nodes: list[str], spec: int, mine: Collection[str]) -> Unit:
+        """A submission of an earlier controller of this run: a unit that is claimed already.
+
+        Args:
+            nodes: as they were submitted.
+            mine: those whose claim is still the submission's.
+        """
+        key = next((self.items[node].key for node in nodes if node in self.items), "")
+        unit = self._new_unit(nodes, spec, key, "claimed")
+        unit.live = {node for node in nodes if node in mine}
+        self._live += len(unit.live)
+        for node in unit.live:
+            item = self.items.get(node)
+            if item is not None and item.phase in ("todo", "unit"):
+                self._leave(item)
+                item.phase, item.unit = "unit", unit
+                self._todo.pop(node, None)
+        return unit
+
+    def claimed(
+        self,
+        uid: int,
+        ours: Collection[str],
+        done: Collection[str] = (),
+        foreign: Mapping[str, str] | None = None,
+        bad: Collection[str] = (),
+    ) -> list[Command]:
+        """What became of a unit's claims. What is in none of the collections has been adopted, or is asked again.
+
+        Args:
+            done: they have results.
+            foreign: jobs of those that somebody else is at; empty where not known.
+            bad: they cannot be claimed at all, and have failed.
+        """
+        unit = self.units[uid]
+        out: list[Command] = []
+        for node in list(unit.nodes):
+            item = self.items[node]
+            mine = item.unit is unit
+            if node in ours:
+                if not mine:  # forgotten meanwhile
+                    out.append(Drop(uid, node))
+                    unit.nodes.remove(node)
+                continue
+            unit.nodes.remove(node)
+            self._gone(unit, node)
+            if not mine:
+                continue
+            item.unit = None
+            if node in done:
+                item.phase = "done"
+            elif node in bad:
+                item.phase = "failed"
+            elif foreign is not None and node in foreign:
+                item.phase, item.job = "foreign", foreign[node]
+            else:
+                self._needs_unit(item)
+        self._set(unit, "claimed" if unit.nodes else "over")
+        return self._go(out)
+
+    def checked(self, uid: int, done: Collection[str], gone: Collection[str]) -> list[Command]:
+        """Answer to `Check`: which parents have their result, and which are gone without one."""
+        unit = self.units[uid]
+        for node in done:
+            self._done(node)
+        for node in gone:
+            item = self.items[node]
+            if item.phase in ("unit", "foreign"):
+                self._leave(item)
+                item.phase = "failed"
+        if unit.phase == "checking":
+            unit.checked = not gone
+            self._set(unit, "claimed")
+        return self._go([])
+
+    def edges(self, uid: int) -> tuple[str, ...]:
+        """The jobs that a unit is to wait for, as of now; remembered as what it is wired to."""
+        unit = self.units[uid]
+        unit.edges = {}
+        for parent in self._parents(unit):
+            job = self.job_of(parent)
+            if job:
+                unit.edges[parent] = job
+        return tuple(unit.edges.values())
+
+    def placed(self, uid: int, job: str) -> list[Command]:
+        """It is in Slurm."""
+        unit = self.units[uid]
+        unit.job = job
+        if unit.phase != "over":
+            self._set(unit, "placed")
+            self._wave[uid] = unit
+        return self._go([])
+
+    def limited(self, uid: int) -> list[Command]:
+        """Slurm takes no more jobs at present; it is tried again and again."""
+        unit = self.units[uid]
+        out: list[Command] = []
+        if unit.phase == "submitting":
+            self._set(unit, "limited")
+            if len(unit.nodes) > 1:
+                self._most = max(1, len(unit.nodes) // 2)
+                out.append(Withdraw(uid))
+        return self._go(out)
+
+    def withdrawn(self, uid: int) -> list[Command]:
+        """Nothing of the unit is in Slurm, and its claims have ended: its nodes go again, in smaller units."""
+        unit = self.units[uid]
+        for node in list(unit.live):
+            item = self.items[node]
+            self._gone(unit, node)
+            if item.unit is unit:
+                self._needs_unit(item)
+        self._set(unit, "over")
+        return self._go([])
+
+    def refused(self, uid: int) -> list[Command]:
+        """Slurm will never take it: its nodes have failed."""
+        unit = self.units[uid]
+        for node in list(unit.live):
+            self._end(unit, node, "failed")
+        self._set(unit, "over")
+        return self._go([])
+
+    def verified(self, uids: Collection[int], missing: Collection[int] = ()) -> list[Command]:
+        """Answer to `Verify`: all are released; Slurm does not have the missing ones, which need new jobs."""
+        self._verifying = False
+        out: list[Command] = []
+        for uid in uids:
+            unit = self.units[uid]
+            self._wave.pop(uid, None)
+            if unit.phase == "placed":
+                self._set(unit, "open" if unit.live else "over")
+        for uid in missing:
+            unit = self.units[uid]
+            for node in list(unit.live):
+                out.append(Drop(uid, node))
+                self._gone(unit, node)
+                if self.items[node].unit is unit:
+                    self._needs_unit(self.items[node])
+            self._set(unit, "over")
+        return self._go(out)
+
+    def done(self, node: str) -> list[Command]:
+        """The result of a node is there, whoever made it."""
+        self._done(node)
+        return self._go([])
+
+    def failed(self, uid: int, node: str) -> list[Command]:
+        """The job of a node has ended without a result."""
+        unit = self.units[uid]
+        self._end(unit, node, "failed")
+        return self._go([])
+
+    def killed(self, uid: int, node: str) -> list[Command]:
+        """Slurm has ended the job of a node, because a job that it was wired to has failed: it needs another one."""
+        unit = self.units[uid]
+        self._end(unit, node, "todo")
+        return self._go([])
+
+    def again(self, node: str, spec: int, key: str) -> list[Command]:
+        """A node needs a new job; so do those that are wired to its old one."""
+        item = self.items.get(node)
+        out: list[Command] = []
+        if item is None:
+            item = self.items[node] = Item(node, (), spec, key)
+        elif item.unit is not None:
+            out.append(Drop(item.unit.uid, node))
+        self._leave(item)
+        item.spec, item.key, item.job = spec, key, ""
+        self._needs_unit(item)
+        for each in self._below(node):
+            if self._is_doomed(each):
+                assert each.unit is not None
+                out.append(Drop(each.unit.uid, each.hash))
+                self._leave(each)
+                self._needs_unit(each)
+        return self._go(out)
+
+    def forget(self, node: str) -> list[Command]:
+        """Nobody wants a node any more."""
+        item = self.items.get(node)
+        out: list[Command] = []
+        if item is None or item.phase in ("done", "forgotten"):
+            return out
+        if item.unit is not None:
+            out.append(Drop(item.unit.uid, node))
+        self._leave(item)
+        item.phase = "forgotten"
+        self._todo.pop(node, None)
+        return self._go(out)
+
+    def foreign(self, node: str, job: str) -> list[Command]:
+        """The job of a node that another run is at."""
+        self.items[node].job = job
+        return self._go([])
+
+    def wake(self) -> list[Command]:
+        """Something outside has changed: look again at what can be done."""
+        return self._go([])
+
+    # -- questions -------------------------------------------------------------------------------------------
+
+    def job_of(self, node: str) -> str:
+        """The job that makes a node now; empty if there is none, or it has its result."""
+        item = self.items[node]
+        if item.phase == "foreign":
+            return item.job
+        if item.phase != "unit" or item.unit is None or item.unit.phase not in ("placed", "open"):
+            return ""
+        return item.unit.job_of(node)
+
+    @property
+    def settled(self) -> bool:
+        """Everything that is wanted is in Slurm, and nothing of it is held."""
+        return not self._todo and not self._waiting and not self._wave
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _go(self, out: list[Command]) -> list[Command]:
+        if self._todo:
+            self._form()
+        fresh = [unit for unit in self._waiting.values() if unit.phase == "new"]
+        for unit in fresh:
+            unit.phase = "claiming"
+        if fresh:
+            out.append(Claim(tuple(unit.uid for unit in fresh)))
+        self._submit(out)
+        busy = any(unit.phase not in ("limited", "claimed") for unit in self._waiting.values())
+        if self._wave and not busy and not self._verifying:
+            self._verifying = True
+            out.append(Verify(tuple(self._wave)))
+        return out
+
+    def _form(self) -> None:
+        """Put nodes whose parents have jobs, or will have, into units."""
+        groups: dict[tuple[str, int, frozenset[str]], list[str]] = {}
+        for node in sorted(self._todo, key=self._rank) if len(self._todo) > 1 else list(self._todo):
+            item = self.items[node]
+            open_parents = [p for p in item.parents if p in self.items and self.items[p].phase != "done"]
+            if not all(self._will_have_job(parent) for parent in open_parents):
+                continue
+            groups.setdefault((item.key, item.spec, frozenset(open_parents)), []).append(node)
+            # Those below may now go, too: parents come first in the order.
+            item.phase = "unit"
+        most = max(1, min(self._most, self.bounds.jobs))
+        for (key, spec, _), nodes in groups.items():
+            for start in range(0, len(nodes), most):
+                unit = self._new_unit(nodes[start : start + most], spec, key, "new")
+                unit.live = set(unit.nodes)
+                self._live += len(unit.nodes)
+                for node in unit.nodes:
+                    self.items[node].unit = unit
+                    self.items[node].wirings += 1
+                    del self._todo[node]
+
+    def _rank(self, node: str) -> int:
+        return self._ranks()[node]
+
+    def _ranks(self) -> dict[str, int]:
+        if len(self._rank_of) != len(self.items):
+            self._rank_of = {name: number for number, name in enumerate(self.items)}
+        return self._rank_of
+
+    def _will_have_job(self, node: str) -> bool:
+        item = self.items[node]
+        if item.phase == "unit":
+            return item.unit is None or node in item.unit.live
+        return item.phase == "foreign"
+
+    def _submit(self, out: list[Command]) -> None:
+        if any(unit.phase == "limited" for unit in self._waiting.values()):
+            return
+        asked = {"new", "claiming", "claimed", "checking"}
+        in_slurm = self._live - sum(len(u.live) for u in self._waiting.values() if u.phase in asked)
+        for unit in list(self._waiting.values()):
+            if unit.phase != "claimed" or not self._parents_placed(unit):
+                continue
+            if in_slurm and in_slurm + len(unit.live) > self.bounds.jobs:
+                return
+            released = tuple(p for p in self._parents(unit) if self._is_released(p))
+            if released and not unit.checked:
+                self._set(unit, "checking")
+                out.append(Check(unit.uid, released))
+                continue
+            in_slurm += len(unit.live)
+            within = any(self._is_in_wave(p) for p in self._parents(unit))
+            unit.hold = not within and any(self._has_children_to_come(node) for node in unit.nodes)
+            self._set(unit, "submitting")
+            out.append(Submit(unit.uid, unit.hold))
+
+    def _parents(self, unit: Unit) -> list[str]:
+        """Of the nodes of a unit, which all have the same: those without a result."""
+        known = next((self.items[node] for node in unit.nodes if node in self.items), None)
+        parents = known.parents if known is not None else ()
+        return [p for p in parents if p in self.items and self.items[p].phase != "done"]
+
+    def _parents_placed(self, unit: Unit) -> bool:
+        return all(self.job_of(parent) for parent in self._parents(unit))
+
+    def _is_released(self, node: str) -> bool:
+        item = self.items[node]
+        return item.phase == "foreign" or (item.unit is not None and item.unit.phase == "open")
+
+    def _is_in_wave(self, node: str) -> bool:
+        unit = self.items[node].unit
+        return unit is not None and unit.uid in self._wave
+
+    def _has_children_to_come(self, node: str) -> bool:
+        for child in self._children.get(node, ()):
+            item = self.items[child]
+            if item.phase == "todo" or (item.unit is not None and not item.unit.job):
+                return True
+        return False
+
+    def _is_doomed(self, item: Item) -> bool:
+        """It is wired to a job that is not the one which makes its parent now."""
+        unit = item.unit
+        if unit is None:
+            return False
+        for parent, job in unit.edges.items():
+            known = self.items[parent]
+            if known.phase != "done" and self.job_of(parent) != job:
+                return True
+        return False
+
+    def _below(self, node: str) -> list[Item]:
+        """Everything that needs a node, parents before children."""
+        seen: set[str] = set()
+        stack = [node]
+        while stack:
+            for child in self._children.get(stack.pop(), ()):
+                if child not in seen:
+                    seen.add(child)
+                    stack.append(child)
+        return [self.items[each] for each in sorted(seen, key=self._rank)]
+
+    def _new_unit(self, nodes: list[str], spec: int, key: str, phase: UnitPhase) -> Unit:
+        self._count += 1
+        unit = Unit(self._count, list(nodes), spec, key, phase)
+        self.units[unit.uid] = self._waiting[unit.uid] = unit
+        return unit
+
+    def _set(self, unit: Unit, phase: UnitPhase) -> None:
+        unit.phase = phase
+        if phase in ("placed", "open", "over"):
+            self._waiting.pop(unit.uid, None)
+        else:
+            self._waiting[unit.uid] = unit
+        if phase in ("open", "over"):
+            self._wave.pop(unit.uid, None)
+        if phase == "over":
+            for node in list(unit.live):
+                self._gone(unit, node)
+
+    def _gone(self, unit: Unit, node: str) -> None:
+        if node in unit.live:
+            unit.live.discard(node)
+            self._live -= 1
+
+    def _leave(self, item: Item) -> None:
+        """Take a node out of its unit; a unit that nobody needs and that is not in Slurm yet is over."""
+        unit, item.unit = item.unit, None
+        if unit is None:
+            return
+        self._gone(unit, item.hash)
+        # One that is held stays in its wave: others may wait for its job, so it has to be released.
+        if not unit.live and unit.phase in ("new", "claimed", "checking", "open"):
+            self._set(unit, "over")
+
+    def _end(self, unit: Unit, node: str, phase: ItemPhase) -> None:
+        item = self.items.get(node)
+        if item is None or item.unit is not unit:
+            self._gone(unit, node)
+            return
+        self._leave(item)
+        if phase == "todo":
+            self._needs_unit(item)
+        else:
+            item.phase = phase
+
+    def _done(self, node: str) -> None:
+        item = self.items.get(node)
+        if item is None or item.phase == "done":
+            return
+        self._leave(item)
+        item.phase = "done"
+        self._todo.pop(node, None)
+
+    def _needs_unit(self, item: Item) -> None:
+        item.phase, item.unit = "todo", None
+        self._todo[item.hash] = None
