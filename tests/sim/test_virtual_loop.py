@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -69,6 +70,23 @@ def test_time_stands_still_while_a_thread_works(how: str, tmp_path: Path) -> Non
         return loop_now()
 
     assert run_virtual(main()) == 0.0
+
+
+def test_an_error_of_a_call_that_nobody_awaits_any_more_is_dropped() -> None:
+    complaints: list[object] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        call = asyncio.create_task(DOOR.files.run(lambda: 1 // 0, deadline=60.0))
+        await asyncio.sleep(1e-6)
+        assert DOOR.files.pending == 1
+        call.cancel()
+        await asyncio.sleep(1)
+        del call
+        gc.collect()
+
+    run_virtual(main(), seed=1)
+    assert complaints == []
 
 
 def test_a_lane_outside_of_the_door_counts_too() -> None:

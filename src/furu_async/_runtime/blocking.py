@@ -151,10 +151,14 @@ class Lane(Executor):
         call.add_done_callback(lambda done: _hand_back(loop, answer, done))
         if deadline is None:
             return await answer
-        done, _ = await asyncio.wait([answer], timeout=deadline)
-        if done:
-            return answer.result()
-        answer.cancel()
+        try:
+            await asyncio.wait([answer], timeout=deadline)
+            if answer.done():
+                return answer.result()
+        finally:
+            # An error that comes when nobody waits any more is not one that somebody forgot to look at.
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()
         if not call.cancel():
             self.give_up_one()
             call.add_done_callback(lambda _: self.stuck_ended())
