@@ -48,17 +48,28 @@ class Witness(Protocol):
 
 
 class Child:
-    """A persistent child process of one controller."""
+    """A persistent child process of one controller.
+
+    Attributes:
+        known: to the controller's keeper, which ends what the kernel leaves of it.
+    """
 
     def __init__(self, loop: ClusterLoop, supervisor: Process, witness: Witness) -> None:
         self.loop = loop
         self.supervisor = supervisor
         self.witness = witness
         self.process = loop.start_process(supervisor.host, "child", supervisor.number)
+        self.process.supervisor = supervisor
+        self.process.born = loop.now
         self.attempt: Attempt | None = None
+        self.known = False
         self._answer: asyncio.Future[TaskResult] | None = None
         self.process.on_death.append(self._died)
         supervisor.on_death.append(self._lifeline)
+
+    def recorded(self, _: Any) -> None:
+        """The keeper has answered."""
+        self.known = True
 
     def run(self, job: Job, outcome: Outcome) -> asyncio.Future[TaskResult]:
         """Send it a task; the answer comes later."""
@@ -106,7 +117,7 @@ class Child:
 
     def _lifeline(self) -> None:
         """The kernel kills it when its supervisor dies; sometimes something of it lives on, for whoever takes over."""
-        if self.loop.rng.random() < 0.7:
+        if not self.known or self.loop.rng.random() < 0.7:
             self.loop.at(None, self.loop.rng.random() * 0.01, self.loop.kill, self.process)
 
 
@@ -148,7 +159,7 @@ class ClusterWorkers(ScriptedWorkers):
         self._children.add(child)
         process = child.process
         op = ("child", f"child {process.pid}", process.pid, process.start_time, f"token-{process.start_time}")
-        self.steps.keeper.request(op, lambda _: None)
+        self.steps.keeper.request(op, child.recorded)
         return child
 
     def _gone(self, child: Child) -> None:

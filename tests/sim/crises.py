@@ -59,6 +59,7 @@ class Crises:
             ("kill child", 1, self._kill_child),
             ("crash host", 1, lambda one: self._crash(one.process.host)),
             ("hang mount", 1, self._hang),
+            ("sleep", 1, self._sleep),
             ("wall jump", 1, self._jump),
             ("cancel", 1, self._cancel),
         ]
@@ -151,7 +152,16 @@ class Crises:
             self.loop.kill(self.rng.choice(children))
 
     def _hang(self, controller: Controller) -> None:
-        controller.process.host.hung_until = self.loop.now + self._seconds()
+        host = controller.process.host
+        host.hung_until = self.loop.now + self._seconds()
+        host.hangs.append((self.loop.now, host.hung_until))
+
+    def _sleep(self, controller: Controller) -> None:
+        """The lid is closed: nothing runs on this host for a while."""
+        host, seconds = controller.process.host, self._seconds()
+        host.asleep_until = max(host.asleep_until, self.loop.now + seconds)
+        for process in host.processes.values():
+            self.loop.pause(process, seconds)
 
     def _jump(self, controller: Controller) -> None:
         controller.process.host.wall_offset += self.rng.choice([-3600, 3600])
@@ -174,6 +184,7 @@ class Crises:
         if not host.up:
             host.up = True
             host.boot += 1
+            host.asleep_until = 0.0
 
     def _restart(self, controller: Controller) -> None:
         """The same call once more, on its host if that is up."""
@@ -193,8 +204,10 @@ class Crises:
         cluster.watch.say("heals")
         for host in cluster.hosts:
             self._boot(host)
-            host.hung_until = 0.0
+            host.hung_until = host.asleep_until = 0.0
+            host.hangs = [(begin, min(end, self.loop.now)) for begin, end in host.hangs]
         if cluster.storage is not None:
             cluster.storage.heal()
         for process in self.loop.processes:
             self.loop.resume(process)
+        self.loop.at(None, 30.0, cluster.check_claims, {})

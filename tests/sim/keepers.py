@@ -169,7 +169,13 @@ class SimKeeper(Keeper):
                 wait = beat.interval / 8
 
 
-def serve(loop: ClusterLoop, process: Process, keeper: Keeper, end: Endpoint) -> None:
+def serve(
+    loop: ClusterLoop,
+    process: Process,
+    keeper: Keeper,
+    end: Endpoint,
+    bereaved: Callable[[Process], None],
+) -> None:
     """The keeper's main, after `furu_async._store.keeper_main`; a blocking call of its process."""
     encode, decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
     buffer = bytearray()
@@ -189,6 +195,7 @@ def serve(loop: ClusterLoop, process: Process, keeper: Keeper, end: Endpoint) ->
                     break
         if not keeper.closing:
             keeper.supervisor_died()
+            bereaved(process)
     finally:
         if not process.dead:
             loop.at(None, 0.0, loop.kill, process)
@@ -200,6 +207,7 @@ class Keepers:
     Args:
         started: told of each new one: its supervisor, and itself.
         beaten: told of each beat, by the path of its file.
+        bereaved: told of each keeper that has done what is to be done when its supervisor died.
     """
 
     def __init__(
@@ -207,7 +215,9 @@ class Keepers:
         loop: ClusterLoop,
         started: Callable[[Process, Process], None],
         beaten: Callable[[str], None],
+        bereaved: Callable[[Process], None],
     ) -> None:
+        self.bereaved = bereaved
         self.loop = loop
         self.started = started
         self.beaten = beaten
@@ -234,6 +244,7 @@ class Keepers:
         supervisor = here.get()
         assert supervisor is not None
         process = self.loop.start_process(supervisor.host, "keeper", supervisor.number)
+        process.supervisor = supervisor
         end = Endpoint(
             self.loop, process
         )  # it inherits the socket; the supervisor's copy is closed without effect
@@ -242,6 +253,6 @@ class Keepers:
         ours.peer, theirs.peer = end, None
         keeper = SimKeeper(self.loop, process, heartbeat, self.beaten)
         delay = 0.02 + self.loop.rng.random() * 0.05
-        self.loop.spawn(process, lambda: serve(self.loop, process, keeper, end), delay)
+        self.loop.spawn(process, lambda: serve(self.loop, process, keeper, end, self.bereaved), delay)
         self.started(supervisor, process)
         return SimPopen(self.loop, process)

@@ -15,6 +15,7 @@ import asyncio
 import contextvars
 import gc
 import heapq
+import math
 import random
 import sys
 import warnings
@@ -45,6 +46,8 @@ class Host:
         offset, drift: of its monotonic clock: it says offset + (1 + drift) times the true time.
         wall_offset: its wall clock is wrong by so much; may change at any time.
         hung_until: true time until which its mount does not answer.
+        hangs: from when to when it did not, or was not to.
+        asleep_until: true time until which nothing runs on it.
         up: false between a crash and the next start.
     """
 
@@ -56,6 +59,8 @@ class Host:
         self.drift = rng.choice([-1, 1]) * 10 ** rng.uniform(-4, -2) if skewed else 0.0
         self.wall_offset = rng.uniform(-600, 600) if skewed else 0.0
         self.hung_until = 0.0
+        self.hangs: list[tuple[float, float]] = []
+        self.asleep_until = 0.0
         self.processes: dict[int, Process] = {}
         self._next_pid = 100
 
@@ -83,6 +88,10 @@ class Process:
         steps: how many it has taken.
         crisis_at, crisis: at this step the second is called, between two steps.
         on_death: called when it has died, however.
+        supervisor: of a keeper or a child: the controller that started it.
+        pauses: from when to when it was paused.
+        paused_until: true time at which the present pause ends.
+        born, died_at: when, or infinity.
     """
 
     def __init__(self, host: Host, kind: str, number: int, pid: int, start_time: int) -> None:
@@ -102,6 +111,11 @@ class Process:
         self.crisis_at = -1
         self.crisis: Callable[[], None] = lambda: None
         self.on_death: list[Callable[[], None]] = []
+        self.supervisor: Process | None = None
+        self.pauses: list[tuple[float, float]] = []
+        self.paused_until = 0.0
+        self.born = 0.0
+        self.died_at = math.inf
         self.context = contextvars.Context()
         self.context.run(here.set, self)
 
@@ -211,6 +225,8 @@ class ClusterLoop(VirtualLoop):
         process = Process(host, kind, number, host.new_pid(self.rng), 1 + len(self.processes))
         host.processes[process.pid] = process
         self.processes.append(process)
+        if host.asleep_until > self._now:
+            self.pause(process, host.asleep_until - self._now)
         return process
 
     def run_in(self, process: Process, main: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
@@ -237,6 +253,8 @@ class ClusterLoop(VirtualLoop):
         if process.dead:
             return
         process.state = "dead"
+        process.died_at = self._now
+        self._paused_until_now(process)
         process.kept = [task for task in process.tasks if not task.done()]
         process.held.clear()  # which alone may have held on to a task
         for lane in process.calls.values():
@@ -249,17 +267,29 @@ class ClusterLoop(VirtualLoop):
             ended()
 
     def pause(self, process: Process, seconds: float) -> None:
-        """As SIGSTOP, and SIGCONT after some true seconds."""
+        """As SIGSTOP, and SIGCONT after some true seconds; of several pauses the last end counts."""
         if process.state == "running":
             process.state = "paused"
-            self.at(None, seconds, self.resume, process)
+            process.pauses.append((self._now, math.inf))
+        process.paused_until = max(process.paused_until, self._now + seconds)
+        self.at(None, seconds, self._wake, process)
+
+    def _wake(self, process: Process) -> None:
+        if self._now >= process.paused_until - _AHEAD:
+            self.resume(process)
 
     def resume(self, process: Process) -> None:
         """As SIGCONT."""
         if process.state == "paused":
             process.state = "running"
+            process.paused_until = 0.0
+            self._paused_until_now(process)
             self._ready.extend(process.held)
             process.held.clear()
+
+    def _paused_until_now(self, process: Process) -> None:
+        if process.pauses and process.pauses[-1][1] == math.inf:
+            process.pauses[-1] = (process.pauses[-1][0], self._now)
 
     # -- blocking calls --------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.sim.chance import drawn_plan
 from tests.sim.sim_artifacts import Checked, Item, Limited, Stubborn
 
 from furu_async import Scheduler
@@ -291,7 +292,7 @@ def simulate(seed: int, folder: str | None = None) -> World:
     root = tempfile.mkdtemp(prefix=f"sim-{seed}-", dir=folder)
     try:
         world = make_world(seed, root)
-        with asyncio.Runner(loop_factory=lambda: VirtualLoop(seed)) as runner:
+        with drawn_plan(seed), asyncio.Runner(loop_factory=lambda: VirtualLoop(seed)) as runner:
             runner.run(_whole(world))
         return world
     finally:

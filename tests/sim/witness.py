@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable
@@ -61,7 +62,7 @@ class Lost:
     """An end that somebody else wrote.
 
     Attributes:
-        silent: seconds since the last beat of the owner.
+        silent: seconds since the last beat of the owner in which the other one was not paused.
         dead: the owner's process was dead.
     """
 
@@ -74,13 +75,15 @@ class Watch:
     """See the module.
 
     Args:
-        lease: the shortest silence after which an owner may be taken for lost.
+        lease, longest: shortest and longest silence after which an owner may be taken for lost.
         durable: what a controller was told is published survives the crash of a host.
     """
 
-    def __init__(self, loop: ClusterLoop, root: str, lease: float, durable: bool) -> None:
+    def __init__(self, loop: ClusterLoop, root: str, lease: float, longest: float, durable: bool) -> None:
+        self.longest = longest * 1.02
         self.durable = durable
         self.on_attempt: Callable[[Attempt], None] = lambda _: None
+        self.sure = False
         self.tails_lost = False
         self.records_lost = False
         self.told: set[str] = set()
@@ -89,6 +92,7 @@ class Watch:
         self.lease = lease
         self.broken: Broken | None = None
         self.trace: list[tuple[Any, ...]] = []
+        self.written = hashlib.sha256()
         self.running: dict[str, list[Attempt]] = defaultdict(list)
         self.attempts = 0
         self.overlaps = 0
@@ -153,8 +157,8 @@ class Watch:
 
     # -- ends ------------------------------------------------------------------------------------------------
 
-    def on_end(self, path: str) -> None:
-        """A file in ``ends/`` may be new."""
+    def on_end(self, path: str, taker: Process | None) -> None:
+        """A file in ``ends/`` may be new; ``taker``: the process that wrote it."""
         base, _, rest = path.partition("/.furu/ends/")
         if not rest.isdigit() or "/data/" not in path:
             return
@@ -169,7 +173,9 @@ class Watch:
         claim = self._claim(f"{base}/.furu/claims/{rest}")
         if end.status == "failure":
             if claim is None or claim.token != end.token:
-                self.lost[key] = self._how_lost(claim)
+                self.lost[key] = self._how_lost(claim, taker)
+                if self.sure and claim is not None and not self.lost[key].dead and self._healthy(claim):
+                    self.break_("doubles", f"{path}: its owner was replaced, and nothing had happened to it")
             return
         if claim is not None and claim.token != end.token:
             self.break_("doubles", f"{path} is a success of who did not hold the claim")
@@ -186,13 +192,39 @@ class Watch:
         except (OSError, Damaged):
             return None
 
-    def _how_lost(self, claim: Claim | None) -> Lost:
+    def owner_of(self, claim: Claim) -> Process | None:
+        """The controller that a claim names."""
+        owner = claim.owner
+        return self.owners.get((owner.host, owner.boot_id, owner.pid, owner.start_time))
+
+    def _how_lost(self, claim: Claim | None, taker: Process | None) -> Lost:
         if claim is None:
             return Lost(1e9, True)
-        owner = claim.owner
-        process = self.owners.get((owner.host, owner.boot_id, owner.pid, owner.start_time))
-        last = self.beats.get(f"{self.root}/{claim.beat}", -1e9)
-        return Lost(self.loop.now - last, process is None or process.dead)
+        process = self.owner_of(claim)
+        last, now = self.beats.get(f"{self.root}/{claim.beat}", -1e9), self.loop.now
+        observer = taker.supervisor if taker is not None else None
+        pauses = observer.pauses if observer is not None else []
+        # Who was away for less than half a lease may go on with what it had seen.
+        long = [(begin, end) for begin, end in pauses if min(end, now) - begin > self.longest / 2]
+        asleep = sum(max(0.0, min(end, now) - max(begin, last)) for begin, end in long)
+        return Lost(now - last - asleep, process is None or process.dead)
+
+    def _healthy(self, claim: Claim) -> bool:
+        """Nothing had happened to a living owner, its keepers or its host that could have kept its beat away."""
+        owner = self.owner_of(claim)
+        assert owner is not None
+        since = self.loop.now - 4 * self.lease
+        keepers = [one for one in self.loop.processes if one.supervisor is owner and one.kind == "keeper"]
+        spans = [*owner.host.hangs, *owner.pauses]
+        spans += [span for keeper in keepers for span in keeper.pauses]
+        return all(end < since for _, end in spans) and not any(since < one.died_at < 1e9 for one in keepers)
+
+    def bereaved(self, keeper: Process) -> None:
+        """A keeper has done what it does after its supervisor's death: nothing of that is left."""
+        for child in keeper.host.processes.values():
+            mine = child.kind == "child" and child.supervisor is keeper.supervisor and not child.dead
+            if mine and child.born < self.loop.now - 5.0:
+                self.break_("orphans", f"{child!r} outlived its controller, whose {keeper!r} has ended")
 
     def beaten(self, path: str) -> None:
         """A beat was written."""
@@ -229,7 +261,7 @@ class Watch:
                 if problem:
                     self.break_("lost", f"{obj!r} was published, and {problem}")
             marked = self._marked(paths, tails_lost)
-            if marked is not None:
+            if marked is not None and not tails_lost:
                 missing = missing_files(paths.attempt(marked.generation), marked.manifest)
                 if missing:
                     self.break_("torn", f"{paths.marker} is there, and {missing}")
@@ -270,7 +302,7 @@ class Watch:
                     return real(source, target, **options)
                 finally:
                     if "/.furu/ends/" in target:
-                        truth(self.on_end, target)
+                        truth(self.on_end, target, here.get())
 
             return link
         if name == "listdir":
@@ -290,6 +322,8 @@ class Watch:
                     real(fd)
 
             return close
+        if name in ("write", "pwrite"):
+            real = self._noting(real)
         if name not in _GRAINED:
             alive = self.loop.alive
 
@@ -304,6 +338,16 @@ class Watch:
             return real(*args, **options)
 
         return grained
+
+    def _noting(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """Every written byte enters the digest: what is not a function of the seed is found where it begins."""
+        root = self.root.encode()
+
+        def write(fd: int, data: Any, *args: Any) -> Any:
+            self.written.update(bytes(data).replace(root, b""))
+            return real(fd, data, *args)
+
+        return write
 
 
 def _read(path: str) -> bytes:

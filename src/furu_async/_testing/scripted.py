@@ -109,6 +109,9 @@ class ScriptedWorkers:
             job.stopped, job.stop_text = kind, text
             task.cancel()
 
+    def hurry(self) -> None:
+        """What is stopped ends at once in any case."""
+
     async def aclose(self) -> None:
         """End everything, strangers too."""
         for job in list(self._tasks):
@@ -247,10 +250,8 @@ def _store(job: Job, value: Any) -> TaskResult:
             attempt.validate()
         result = attempt.conclude(None, attempt.manifest(set()), False, 0.0)
     except Exception as error:
-        result = _concluded(attempt, error)
-    # The record's times are the machine's, and a virtual second is none of those.
-    result.duration = 0.0
-    return result
+        return _concluded(attempt, error)
+    return _timeless(result)
 
 
 def _raised(job: Job, error: BaseException) -> TaskResult:
@@ -261,4 +262,10 @@ def _raised(job: Job, error: BaseException) -> TaskResult:
 
 def _concluded(attempt: Attempt, error: BaseException) -> TaskResult:
     failure = attempt.failure(error, stopped=False, log_tail="", logged=False)
-    return attempt.conclude(failure, [], False, 0.0)
+    return _timeless(attempt.conclude(failure, [], False, 0.0))
+
+
+def _timeless(result: TaskResult) -> TaskResult:
+    """The record's times are the machine's, and a virtual second is none of those."""
+    result.duration = 0.0
+    return result
