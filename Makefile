@@ -11,7 +11,8 @@ CHECK := $(BIN)/python tools/check.py
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 LENGTH ?= 0.1
-.PHONY: help demo test lint types arch faults unit chaos-short docs-check integration map bench bench-slurm chaos env slurm-up slurm-down clean
+EXECUTOR ?= slurm-pool
+.PHONY: help demo demo-slurm test lint types arch faults unit chaos-short docs-check integration map bench bench-slurm chaos env slurm-up slurm-down clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
@@ -52,6 +53,9 @@ bench: env  ## measure; takes minutes, wants a quiet machine
 bench-slurm: env  ## measure the executors for Slurm beside furu 0.0.12, on a cluster of its own; as root
 	@$(BIN)/python benchmarks/bench_slurm.py
 
+demo-slurm: env  ## the example on a Slurm cluster of its own, as root; EXECUTOR=slurm-pool or slurm-dag
+	@$(BIN)/python tools/slurm_demo.py --executor $(EXECUTOR)
+
 slurm-up:  ## start a Slurm cluster for tests (as root, see docs/slurm-testing.md)
 	@$(PYTHON) tests/slurm/cluster.py up
 slurm-down:  ## end it
@@ -77,5 +81,5 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:  ## remove the environment, caches and what the example computed
-	rm -rf $(VENV) .stamps .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache furu-data build dist
+	rm -rf $(VENV) .stamps .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache furu-data furu-data-slurm build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

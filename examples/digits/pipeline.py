@@ -3,6 +3,7 @@
     python examples/digits/pipeline.py              # all models; the second time nothing is computed
     python examples/digits/pipeline.py --models 4   # a quick look: two models on two kinds of features
     furu-async run examples/digits/pipeline.py:leaderboard --dry-run
+    furu-async run examples/digits/pipeline.py:leaderboard --executor slurm-pool --workers 8
 
 scans -> split -> features (three kinds) -> models (ten on each) -> evaluations -> leaderboard with a picture
 
@@ -17,7 +18,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from furu_async import Furu, Local, field, run_dag
+from furu_async import Furu, Local, SlurmSpec, field, run_dag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +27,15 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
+SMALL = SlurmSpec(cpus=1, mem_gb=1, time_min=10)
+"""What every node asks of Slurm, where it runs there."""
+
 
 class Scans(Furu["tuple[Floats, Ints]"]):
     """The scans (1797 x 64, from 0 to 1) and the digits they show. Comes with scikit-learn, needs no network."""
+
+    def _spec(self) -> SlurmSpec:
+        return SMALL
 
     def _create(self) -> tuple[Floats, Ints]:
         import numpy as np
@@ -52,6 +59,9 @@ class Split(Furu[dict[str, list[int]]]):
     test_share: float = 0.3
     seed: int = 7
 
+    def _spec(self) -> SlurmSpec:
+        return SMALL
+
     def _create(self) -> dict[str, list[int]]:
         import numpy as np
 
@@ -65,6 +75,9 @@ class Features(Furu["Floats"]):
     """What the models see of the scans: one row per scan."""
 
     split: Split = field(default_factory=Split)
+
+    def _spec(self) -> SlurmSpec:
+        return SMALL
 
 
 class Pixels(Features):
@@ -114,6 +127,9 @@ class Model(Furu["Ints"]):
     """A trained model; its result is what it reads in the test scans."""
 
     features: Features = field(default_factory=Pixels)
+
+    def _spec(self) -> SlurmSpec:
+        return SMALL
 
     def describe(self) -> str:
         """Name of the model and its settings, for the leaderboard."""
@@ -209,6 +225,9 @@ class Evaluation(Furu[dict[str, Any]]):
 
     model: Model
 
+    def _spec(self) -> SlurmSpec:
+        return SMALL
+
     def _create(self) -> dict[str, Any]:
         import numpy as np
 
@@ -229,6 +248,9 @@ class Leaderboard(Furu[str]):
     """All evaluations, best first, and a picture of what the best model confuses."""
 
     evaluations: tuple[Evaluation, ...]
+
+    def _spec(self) -> SlurmSpec:
+        return SMALL
 
     async def _create(self) -> str:
         rows = [await each.aget() for each in self.evaluations]
