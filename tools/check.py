@@ -95,7 +95,7 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
                 "-n",
                 "2",
                 "tests/unit/plan/test_plan_campaign.py",
-                "tests/sim/test_sim_campaign.py",
+                "tests/sim/test_sim_runs.py",
                 "tests/sim/test_cluster_runs.py",
                 "tests/chaos",
             )
