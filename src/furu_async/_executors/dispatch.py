@@ -379,6 +379,11 @@ class Dispatcher:
         seat.retiring = True
         self.spawn(end_child(child, self.grace))
 
+    def hurry(self) -> None:
+        """Kill the children whose end was asked for and has not come."""
+        for child in [seat.child for seat in self.seats if seat.retiring and seat.child is not None]:
+            self.spawn(end_child(child, 0.0))
+
     def spawn(self, work: Any) -> None:
         """Have a coroutine run in the background; `aclose` waits for it."""
         task = self._loop.create_task(work, name="furu local")

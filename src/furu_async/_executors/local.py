@@ -34,7 +34,7 @@ from furu_async._runtime.config import FuruConfig
 from furu_async._store.layout import RunPaths
 from furu_async._store.runs import Unfinished, remove_spool
 from furu_async.errors import FuruDefinitionError, FuruError, FuruStoreError
-from furu_async.report import Failure
+from furu_async.report import Failure, FailureKind
 
 Mode = Literal["process", "thread", "inline"]
 
@@ -88,7 +88,7 @@ class Local(ExecutorLike):
         return LocalExecutor(self, config)
 
 
-def _not_opened(run: RunPort, reply: dict[str, Any]) -> Failure | None:
+def not_opened(run: RunPort, reply: dict[str, Any]) -> Failure | None:
     """The store does not let a run be opened: the failure that is waited out, or None where that ends the run."""
     number, path, text = reply.get("errno", 0), reply.get("path") or run.root, reply.get("text", "")
     words = f"the store {run.root} cannot be written: {text} ({path})"
@@ -117,8 +117,7 @@ class LocalExecutor:
     seed: int | None = None
 
     def __init__(self, local: Local, config: FuruConfig, identity: Identity | None = None) -> None:
-        self.local = local
-        self.config = config
+        self.local, self.config = local, config
         self.identity: Identity = identity or Identity()
         self.budget = Budget(local.cpus, local.gpus, local.mem_gb)
         self.worker_id: str = self.identity.worker_id
@@ -181,17 +180,28 @@ class LocalExecutor:
             job.unwanted = True
             self.dispatcher.poke()
 
-    def kill(self, run: RunPort, node: str) -> None:
-        """End the attempt; if another run wants it too, only this run lets go."""
+    def kill(
+        self, run: RunPort, node: str, kind: FailureKind = "cancelled", text: str = "cancelled with its run"
+    ) -> None:
+        """End the attempt, as a failure of this kind; if another run wants it too, only this run lets go."""
         job = self.jobs.get((run.root, node))
         if job is None or self._withdraw(job, run) or self._leave(job, run):
             return
         if job.step is Step.QUEUED:
             self._drop(job)
         elif self.inplace.has(job):
-            self.inplace.stop(job, "cancelled", "cancelled with its run")
+            self.inplace.stop(job, kind, text)
         else:
-            self.dispatcher.stop(job, "cancelled", "cancelled with its run")
+            self.dispatcher.stop(job, kind, text)
+
+    def join(self, run: RunPort) -> None:
+        """Have the run open before there is a job for it: its beat begins. Says so by `RunPort.opened`, or ``fail``."""
+        if run.run_id not in self._opened:
+            self._open(run)
+
+    def hurry(self) -> None:
+        """What is being ended gets no more time."""
+        self.dispatcher.hurry()
 
     async def adopt(self, run: RunPort, found: Unfinished) -> bool:
         """Ask the keeper for its claim; one that comes too late is given back, so that others may go on with it."""
@@ -301,7 +311,7 @@ class LocalExecutor:
     def _on_open(self, run: RunPort, reply: dict[str, Any]) -> None:
         jobs = self._waiting.pop(run.run_id, [])
         if reply["r"] != "ok":
-            failure = _not_opened(run, reply)
+            failure = not_opened(run, reply)
             for job in jobs:
                 job.step = Step.OVER
                 self.jobs.pop(job.key, None)

@@ -38,5 +38,8 @@ class Workers(Protocol):
     def stop(self, job: Job, kind: str, text: str) -> None:
         """End a job that is past the queue; if it ends because of that, as a failure of this kind."""
 
+    def hurry(self) -> None:
+        """Give what was stopped no more time."""
+
     async def aclose(self) -> None:
         """End what runs, within a bound."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from furu_async._pool.entries import QueueEntry, Report, read_entry, read_report
@@ -156,6 +157,10 @@ class Taker:
 
     Args:
         choice: so that workers do not fight for the same file; of a seed of its own in each.
+
+    Attributes:
+        bad: paths that were set aside and not told yet.
+        skip: names that this worker does not take: what is left of its walltime is too short for them.
     """
 
     def __init__(self, paths: QueuePaths, spec_key: str, wid: str, choice: random.Random) -> None:
@@ -164,6 +169,7 @@ class Taker:
         self.folder: str = paths.todo_of(spec_key)
         self.mine: str = paths.running_of(wid)
         self.bad: list[str] = []
+        self.skip: set[str] = set()
         self._choice = choice
         self._stuck: set[str] = set()
 
@@ -211,14 +217,21 @@ class Taker:
         for name in there:
             if not parse_entry_name(name):
                 self._set_aside(f"{folder}/{name}")
-            elif self._move_here(f"{folder}/{name}", name):
+                continue
+            if name in self.skip:
+                continue
+            try:
+                moved = self._move_here(f"{folder}/{name}", name)
+            except OSError:
+                if not taken:
+                    raise
+                break
+            if moved:
                 taken.append(Taken(name, place))
-                if len(taken) >= most:
-                    break
             else:
                 lost += 1
-                if lost >= _LOST_RACES:
-                    break
+            if len(taken) >= most or lost >= _LOST_RACES:
+                break
         return taken
 
     def _move_here(self, source: str, name: str) -> bool:
@@ -247,9 +260,13 @@ class Taker:
         path = f"{self.mine}/{name}"
         return read_entry(atomic.read_bytes(path), name, path)
 
-    def left(self) -> list[str]:
-        """Entries that this worker had taken before Slurm started it again."""
-        return [name for name in names(self.mine) if parse_entry_name(name)]
+    def found(self, known: Collection[str]) -> list[Taken]:
+        """Entries that it holds and was never told of: a rename was carried out, and its reply was an error."""
+        return [
+            Taken(name, Place(self.spec_key, bucket_name(0, 0)))
+            for name in names(self.mine)
+            if parse_entry_name(name) and name not in known
+        ]
 
 
 def finish(paths: QueuePaths, wid: str, name: str) -> bool:

@@ -170,6 +170,16 @@ def end_run(
     return there is not None and there.token == token and there.metadata.get("how") == how
 
 
+def how_ended(paths: RunPaths, n: int) -> str:
+    """How generation n of a run ended, an `Ending`; empty if nothing says so.
+
+    Raises:
+        OSError: the file system does not answer.
+    """
+    end = _read_end(paths, n)
+    return "" if end is None else str(end.metadata.get("how", ""))
+
+
 def _newest(folder: str) -> int:
     try:
         return max(map(number, fs.listdir(folder)), default=0)

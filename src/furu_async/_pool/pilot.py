@@ -1,0 +1,300 @@
+"""A worker of a pool at work: looks at the queue, takes as much as it can do, and knows when to end.
+
+Everything happens on one event loop; what blocks is done in rounds (`_pool.round`), one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+from furu_async._executors.local import LocalExecutor
+from furu_async._plan.leases import LeaseRules
+from furu_async._pool.entries import Stage, WorkerStatus
+from furu_async._pool.guardian import Guardian
+from furu_async._pool.objects_log import Table
+from furu_async._pool.queue import Taken, Taker
+from furu_async._pool.round import Answer, Ask, Desk
+from furu_async._pool.work import PilotPlan, Work
+from furu_async._runtime.blocking import DOOR
+from furu_async._runtime.config import FuruConfig
+from furu_async._store.layout import QueuePaths, beat_path
+from furu_async._store.liveness import this_owner
+from furu_async._store.records import encode
+from furu_async.errors import FuruError, FuruExecutorError
+
+_FIRST_POLL = 0.02
+_POLL_GROWTH = 1.5
+_MOST_POLL = 1.0
+_LOOK_SECS = 0.25
+_STATUS_SECS = 0.25
+_FRESH_SECS = 5.0
+_OPEN_SECS = 60.0
+_LAST_SECS = 10.0
+
+
+class Pilot:
+    """See the module.
+
+    Args:
+        executor: runs the tasks, in this worker's name; it is closed when `run` returns.
+        log: takes lines for people.
+
+    Attributes:
+        stage: what it is at.
+        work: the entries that it holds.
+    """
+
+    def __init__(
+        self,
+        plan: PilotPlan,
+        paths: QueuePaths,
+        config: FuruConfig,
+        executor: LocalExecutor,
+        log: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.plan = plan
+        self.paths = paths
+        self.executor = executor
+        self.log = log
+        self.stage: Stage = "starting"
+        self._loop = asyncio.get_running_loop()
+        self._random = random.Random(plan.seed)
+        self._wake = asyncio.Event()
+        table = Table(paths.objects)
+        self._taker = Taker(paths, plan.spec_key, plan.wid, self._random)
+        self._desk = Desk(paths, self._taker, plan.wid, table)
+        self.work: Work = Work(plan, config, executor, table, log, self._break, self._wake.set)
+        self._taker.skip = self.work.skip
+        rules = LeaseRules(
+            lease=config.lease_secs, grace=config.heartbeat_grace_secs, stale=config.stale_after_secs
+        )
+        self._guardian = Guardian(rules)
+        self._owner = this_owner()
+        self._unread: list[Taken] = []
+        self._error: FuruError | None = None
+        self._delay = _FIRST_POLL
+        self._due: dict[str, float] = {}
+        self._shown: Any = None
+        self._shown_at = float("-inf")
+        self._trouble = False
+
+    # -- its life --------------------------------------------------------------------------------------------
+
+    async def run(self) -> str:
+        """Work until there is a reason to end; that reason.
+
+        Raises:
+            FuruError: it cannot work here: the store cannot be written, or its keeper is gone.
+        """
+        try:
+            await DOOR.files.run(self._taker.prepare)
+            await self._open_home()
+            self.work.idle_since = self._loop.time()
+            while not self._over():
+                took = await self._round()
+                self._decide()
+                await self._pause(took)
+        finally:
+            await self._finish()
+        if self._error is not None:
+            raise self._error
+        return self.work.why
+
+    def drain(self, why: str, hard: bool = True) -> None:
+        """Take nothing more, give back what has not begun; ``hard``: end what runs, a second time without patience."""
+        self.log(f"draining: {why}")
+        if hard and self.work.ending == "hard":
+            self.executor.hurry()
+        else:
+            self.work.end("hard" if hard else "soft", why)
+
+    def _over(self) -> bool:
+        work = self.work
+        return self._error is not None or (bool(work.ending) and not work.tasks and not self._unread)
+
+    def _decide(self) -> None:
+        """Whether it is time to end."""
+        now, plan, guardian, work = self._loop.time(), self.plan, self._guardian, self.work
+        if plan.walltime.over(now, plan.grace):
+            work.end("hard", "the walltime of its allocation ends", "timeout")
+        elif guardian.state == "over" and guardian.how in ("cancelled", "error"):
+            work.end("hard", f"its run has ended: {guardian.how}", "cancelled")
+        elif work.ending:
+            return
+        elif plan.walltime.closing(now, plan.grace):
+            work.end("soft", "the walltime of its allocation is nearly over")
+        elif guardian.state == "over":
+            work.end("soft", "its run has ended")
+        elif guardian.state == "silent" and not plan.detached:
+            work.end("soft", "its controller gave no sign of life for a lease")
+        elif not work.tasks and not self._unread:
+            idle = now - work.idle_since
+            if idle >= plan.idle:
+                work.end("soft", f"nothing to do for {plan.idle:g} s")
+            elif work.skip and idle >= min(plan.idle, _MOST_POLL):
+                work.end("soft", "what is left of its walltime is too short for what waits")
+
+    async def _open_home(self) -> None:
+        """The beat is there before anything is taken."""
+        opened: asyncio.Future[None] = self._loop.create_future()
+
+        def settle(error: FuruError | None = None) -> None:
+            if error is not None:
+                self._break(error)
+            if not opened.done():
+                opened.set_result(None)
+
+        run = self.work.run_of(self.paths.home, lambda _: None, settle, settle)
+        until = self._loop.time() + _OPEN_SECS
+        while not opened.done():
+            self.executor.join(run)
+            await asyncio.wait([opened], timeout=_MOST_POLL)
+            if not opened.done() and self._loop.time() > until:
+                raise FuruExecutorError(f"{self.paths.root} could not be written for {_OPEN_SECS:g} s")
+
+    def _break(self, error: FuruError) -> None:
+        self._error = self._error or error
+        self.work.why = self.work.why or str(error)
+        self._wake.set()
+
+    async def _finish(self) -> None:
+        """Nothing is left behind: children and keeper end, what ended is written, what has not begun waits again."""
+        self.stage = "draining"
+        self.work.abandon()
+        self.work.ask.back += [(taken.name, taken.place) for taken in self._unread]
+        self._unread = []
+        try:
+            async with asyncio.timeout(self.plan.grace + _LAST_SECS):
+                await self.executor.aclose()
+                self.stage = "ended"
+                until = self._loop.time() + _LAST_SECS / 2
+                await self._round(last=True)
+                while _writes(self.work.ask) and self._loop.time() < until:
+                    await asyncio.sleep(_LOOK_SECS)
+                    await self._round(last=True)
+        except TimeoutError:
+            self.log("something does not end, or the store does not answer: it is left")
+
+    # -- rounds ----------------------------------------------------------------------------------------------
+
+    async def _round(self, last: bool = False) -> bool:
+        """One look at the queue; True if something came of it."""
+        ask = self._ask(last)
+        if not (
+            _writes(ask) or ask.want or ask.look or ask.watch or ask.status or ask.lookup or ask.fulfilled
+        ):
+            return False
+        wrote = _writes(ask)
+        answer: Answer = await DOOR.files.run(self._desk.round, ask)
+        self._hear(answer)
+        return wrote or bool(answer.entries)
+
+    def _ask(self, last: bool) -> Ask:
+        now, work = self._loop.time(), self.work
+        ask, work.ask = work.ask, Ask()
+        ask.status = self._status(now, last)
+        ask.look = False
+        if last:
+            return ask
+        ask.want = 0 if work.ending else max(0, work.depth() - len(work.tasks) - len(self._unread))
+        ask.look = self._is_due("look", now, _LOOK_SECS)
+        ask.watch = self._is_due("watch", now, self._guardian.interval * self._spread())
+        ask.unread = self._unread
+        ask.lookup = [task.entry.hash for task in work.waiting()]
+        if self._trouble:
+            ask.known = {*work.tasks, *(taken.name for taken in self._unread)}
+        return ask
+
+    def _is_due(self, what: str, now: float, period: float) -> bool:
+        if now < self._due.get(what, 0.0):
+            return False
+        self._due[what] = now + period
+        return True
+
+    def _spread(self) -> float:
+        return 0.75 + 0.5 * self._random.random()
+
+    def _hear(self, answer: Answer) -> None:
+        work = self.work
+        work.ask.done += answer.done
+        work.ask.reports += answer.reports
+        work.ask.back += answer.back
+        self._unread = answer.unread
+        if answer.trouble and not self._trouble:
+            self.log(f"the store gives trouble: {answer.trouble}")
+        self._trouble = bool(answer.trouble)
+        for path in answer.bad:
+            self.log(f"not an entry, set aside: {path}")
+        if answer.sighting is not None:
+            self._guardian.see(answer.sighting, self._loop.time())
+        if answer.closed:
+            work.end("soft", "the pool is closed")
+        for name in answer.cancelled or ():
+            work.cancel(name)
+        for taken, entry in answer.entries:
+            work.accept(taken, entry)
+        work.build(answer.there)
+
+    async def _pause(self, took: bool) -> None:
+        work = self.work
+        self._delay = _FIRST_POLL if took else min(self._delay * _POLL_GROWTH, _MOST_POLL)
+        delay = self._delay * self._spread()
+        if work.tasks and len(work.tasks) >= work.depth():
+            delay = (
+                _LOOK_SECS if work.waiting() else _MOST_POLL * self._spread()
+            )  # the end of a task wakes it
+        if self._picture() != self._shown:
+            delay = min(delay, _STATUS_SECS)
+        if self._over():
+            return
+        try:
+            async with asyncio.timeout(delay):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    # -- status ----------------------------------------------------------------------------------------------
+
+    def _picture(self) -> Any:
+        """What others should know soon."""
+        work = self.work
+        if self.stage not in ("draining", "ended"):
+            self.stage = "draining" if work.ending else "working" if work.tasks else "idle"
+        began = [task.name for task in work.tasks.values() if task.began is not None]
+        return self.stage, work.why, began
+
+    def _status(self, now: float, last: bool) -> bytes:
+        """What to write, if there is something new, and the last time was long enough ago."""
+        picture = self._picture()
+        ago = now - self._shown_at
+        if not last and ago < (_STATUS_SECS if picture != self._shown else _FRESH_SECS):
+            return b""
+        self._shown, self._shown_at = picture, now
+        plan, work = self.plan, self.work
+        return encode(
+            WorkerStatus(
+                wid=plan.wid,
+                spec_key=plan.spec_key,
+                job_id=plan.job_id,
+                restart_count=plan.restart_count,
+                host=self._owner.host,
+                pid=self._owner.pid,
+                slots=plan.slots,
+                began=picture[2],
+                taken=work.taken,
+                finished=work.finished,
+                idle_secs=0.0 if work.tasks else now - work.idle_since,
+                stage=self.stage,
+                why=work.why,
+                ends_at=plan.walltime.left(now),
+                beat=beat_path(self.paths.home, plan.wid),
+            )
+        )
+
+
+def _writes(ask: Ask) -> bool:
+    return bool(ask.done or ask.reports or ask.back)
