@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from furu_async import errors as errors
+    from furu_async._dag.dag import SlurmDag as SlurmDag
+    from furu_async._dag.submission import SlurmDagSubmission as SlurmDagSubmission
+    from furu_async._dag.submission import submit_dag as submit_dag
     from furu_async._executors.local import Local as Local
     from furu_async._executors.runs import Run as Run
     from furu_async._executors.scheduler import Scheduler as Scheduler
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from furu_async._model.definition import field as field
     from furu_async._model.resources import Retry as Retry
     from furu_async._model.resources import SlurmSpec as SlurmSpec
+    from furu_async._pool.pool import SlurmPool as SlurmPool
     from furu_async._runtime.config import FURU_CONFIG as FURU_CONFIG
     from furu_async._runtime.config import FuruConfig as FuruConfig
     from furu_async._runtime.config import use_config as use_config
@@ -45,6 +49,9 @@ _HOMES = {
     "RunEvent": "report",
     "RunReport": "report",
     "Scheduler": "_executors.scheduler",
+    "SlurmDag": "_dag.dag",
+    "SlurmDagSubmission": "_dag.submission",
+    "SlurmPool": "_pool.pool",
     "SlurmSpec": "_model.resources",
     "aget_all": "_model.artifact",
     "dependency": "_model.definition",
@@ -52,6 +59,7 @@ _HOMES = {
     "run_dag": "api",
     "run_dag_sync": "api",
     "stop_requested": "_model.context",
+    "submit_dag": "_dag.submission",
     "use_config": "_runtime.config",
 }
 
@@ -67,6 +75,9 @@ __all__ = [
     "RunEvent",
     "RunReport",
     "Scheduler",
+    "SlurmDag",
+    "SlurmDagSubmission",
+    "SlurmPool",
     "SlurmSpec",
     "aget_all",
     "dependency",
@@ -75,6 +86,7 @@ __all__ = [
     "run_dag",
     "run_dag_sync",
     "stop_requested",
+    "submit_dag",
     "use_config",
 ]
 

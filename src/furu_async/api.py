@@ -14,7 +14,6 @@ from furu_async._model import context
 from furu_async._model.artifact import Furu
 from furu_async._plan.events import OnFailure
 from furu_async._runtime.config import FuruConfig, active_config
-from furu_async.errors import FuruDefinitionError
 from furu_async.report import RunEvent, RunReport
 
 __all__ = ["Progress", "run_dag", "run_dag_sync"]
@@ -77,7 +76,7 @@ async def run_dag(
         FuruStoreError, FuruExecutorError: the surroundings do not work.
         asyncio.CancelledError: the caller was cancelled; what ran has been stopped, within 30 s.
     """
-    _refuse(on_cancel)
+    context.refuse_while_importing("run_dag")
     settings = check_config(config) or active_config()
     objs = check_targets(targets)
     display = _make_progress(progress, objs)
@@ -90,21 +89,12 @@ async def run_dag(
             retry_failed=retry_failed,
             retries=retries,
             rerun=rerun,
+            on_cancel=on_cancel,
             check=check,
             config=settings,
             on_event=[each for each in (on_event, display.on_event if display else None) if each],
         )
         return await _shown(scheduler, run, display, str(settings.path))
-
-
-def _refuse(on_cancel: str) -> None:
-    context.refuse_while_importing("run_dag")
-    if on_cancel not in ("cancel", "detach"):
-        raise FuruDefinitionError(f"on_cancel={on_cancel!r}: use 'cancel' or 'detach'")
-    if on_cancel == "detach":
-        raise FuruDefinitionError(
-            "on_cancel='detach' leaves Slurm work running; with Local there is none to leave"
-        )
 
 
 async def _shown(scheduler: Scheduler, run: Run, display: Progress | None, root: str) -> RunReport:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from furu_async._dag.orders import OrderNode, outcome_path, read_outcome, sid_of, wid_of_claim
+from furu_async._executors.base import Node
 from furu_async._executors.planner import describe_claim
 from furu_async._runtime import clock
 from furu_async._store import artifacts
@@ -152,7 +153,6 @@ class Ending:
 
     name: str
     hash: str
-    generation: int
     wid: str
     failure: Failure
 
@@ -260,6 +260,15 @@ def _see(root: str, run: RunPaths, item: Watched, closely: bool) -> Sight:
     return Sight(beating=beating, outcome=said, failure=failure, open=seen.verdict == "claimed")
 
 
+def has_result(root: str, node: Node) -> bool:
+    """Whether a node has a result.
+
+    Raises:
+        OSError: it cannot be told now.
+    """
+    return artifacts.read_success(ArtifactPaths(root, node.name, node.hash)) is not None
+
+
 def note_jobs(root: str, notes: Sequence[tuple[str, str, int, str, str, str]]) -> None:
     """Write job ids, given as (name, hash, generation, token, id, cluster), where they are missing or different."""
     for name, digest, generation, token, job_id, cluster in notes:
@@ -280,8 +289,6 @@ def reclaim(root: str, run_id: str, node: OrderNode, wid: str) -> str:
         OSError: it is not known what was done.
     """
     failure = Failure(kind="preempted", message="Slurm has started its job again")
-    end_claim(
-        root, run_id, Ending(name=node.name, hash=node.hash, generation=0, wid=wid, failure=failure), wid
-    )
+    end_claim(root, run_id, Ending(name=node.name, hash=node.hash, wid=wid, failure=failure), wid)
     _claim(root, run_id, Wanted(name=node.name, hash=node.hash, wid=wid))
     return wid

@@ -49,7 +49,8 @@ class SlurmDag(ExecutorLike):
             raise FuruDefinitionError(f"SlurmDag(cluster={self.cluster!r}): use 'slurm' or 'local'")
         if not isinstance(self.arrays, bool):
             raise FuruDefinitionError(f"SlurmDag(arrays={self.arrays!r}): use True or False")
-        setup = (self.setup,) if isinstance(self.setup, str) else tuple(self.setup)
+        given_lines: object = self.setup
+        setup = (given_lines,) if isinstance(given_lines, str) else tuple(self.setup)
         if not all(isinstance(line, str) for line in setup):
             raise FuruDefinitionError(f"SlurmDag(setup={self.setup!r}): use a list of lines of shell")
         object.__setattr__(self, "setup", setup)

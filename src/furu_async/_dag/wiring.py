@@ -103,7 +103,6 @@ class Wiring:
             if node in ours:
                 if not mine:  # forgotten meanwhile
                     out.append(Drop(uid, node))
-                    unit.nodes.remove(node)
                 continue
             unit.nodes.remove(node)
             self._gone(unit, node)
@@ -118,7 +117,7 @@ class Wiring:
                 item.phase, item.job = "foreign", foreign[node]
             else:
                 self._needs_unit(item)
-        self._set(unit, "claimed" if unit.nodes else "over")
+        self._set(unit, "claimed" if unit.live else "over")
         return self._go(out)
 
     def checked(self, uid: int, done: Collection[str], gone: Collection[str]) -> list[Command]:

@@ -9,7 +9,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from furu_async._model.artifact import Furu
 from furu_async._model.definition import dependency_methods_exist
@@ -126,6 +126,23 @@ def check_listeners(on_event: EventListener | Sequence[EventListener] | None) ->
                 "in async code, iterate over run.events() instead",
             )
     return list(listeners)
+
+
+def check_on_cancel(on_cancel: object, executor: object) -> Literal["cancel", "detach"]:
+    """What becomes of a run that is cancelled.
+
+    Raises:
+        FuruDefinitionError: it is none of the two, or the executor has nothing that could go on by itself.
+    """
+    if on_cancel == "cancel":
+        return "cancel"
+    if on_cancel != "detach":
+        raise FuruDefinitionError(f"on_cancel={on_cancel!r}: use 'cancel' or 'detach'")
+    if not getattr(executor, "can_detach", False):
+        raise FuruDefinitionError(
+            "on_cancel='detach' leaves Slurm work running; with this executor there is none to leave"
+        )
+    return "detach"
 
 
 def check_timeout(timeout: float | None) -> None:

@@ -28,7 +28,6 @@ from furu_async._model.artifact import Furu, class_info
 from furu_async._plan import commands as do
 from furu_async._plan.events import Event, Failed, Policy, Probed, Stop, Tick, Wanted, WatchEnded
 from furu_async._plan.machine import State, advance
-from furu_async._runner.validity import Validation
 from furu_async._runtime import clock
 from furu_async._runtime.config import FuruConfig, use_config
 from furu_async._store.layout import RunPaths
@@ -59,7 +58,8 @@ class Driver:
         seed: for the jitter of backoffs.
 
     Attributes:
-        detached: it ended here while its work goes on; the same call goes on with it.
+        on_cancel: ``detach``: a run that is cancelled, or takes too long, is only left.
+        detached: it was left while its work goes on; the same call goes on with it.
         keep: False: leave no folder of a run that ends well.
         run_id: a fresh one until `settle` has found out whether a dead controller's run is gone on with.
         key: of the call; empty before `settle`.
@@ -101,7 +101,8 @@ class Driver:
         self._overridden = overrides.active()
         self._recording = Recording()
         self._ahead: PlansAhead | None = ahead_of(executor)
-        self.detached: bool = False
+        self.on_cancel: Literal["cancel", "detach"] = "cancel"
+        self.detached = False
         self.planner: Planner = Planner(
             self.root,
             config,
@@ -110,7 +111,7 @@ class Driver:
             self.post,
             self.note,
             self._wants_rerun,
-            self._validate,
+            lambda node, files: executor.validate(self, node, files),
             self.fail,
             self.jitter,
             lambda node: spec_count(executor, node),
@@ -186,6 +187,8 @@ class Driver:
 
     def stop(self, why: Literal["cancel", "timeout", "error"], detail: str = "") -> None:
         """End the run: ``cancel``, ``timeout`` or ``error``."""
+        if self.on_cancel == "detach" and why != "error":
+            return self.detach(why, detail)
         self.post(Stop(why, detail))
         if self._patience is None:
             self._patience = asyncio.get_running_loop().call_later(STOP_SECS, self._force_end, why)
@@ -392,9 +395,6 @@ class Driver:
     def jitter(self) -> float:
         """A number in [0, 1) for `Failed`."""
         return self._random.random()
-
-    async def _validate(self, node: Node, files: bool) -> Validation:
-        return await self.executor.validate(self, node, files)
 
     def _wants_rerun(self, node: Node) -> bool:
         return bool(self.rerun) and ("ALL" in self.rerun or node.name in self.rerun)

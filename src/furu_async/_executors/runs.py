@@ -89,6 +89,16 @@ class Run:
         if not self.done:
             self._driver.stop("cancel", "run.cancel() was called")
 
+    def detach(self) -> None:
+        """End the run here and leave what is in Slurm; the same call goes on with it. Of use with `SlurmDag` only."""
+        if not self.done:
+            self._driver.detach("cancel", "run.detach() was called")
+
+    @property
+    def detached(self) -> bool:
+        """Its work goes on without it."""
+        return self._driver.detached
+
     def events(self) -> AsyncIterator[RunEvent]:
         """Events from now on; ends with the run. A reader that falls far behind loses the oldest ones."""
         return self._ledger.stream()

@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anyio
 
@@ -20,6 +20,7 @@ from furu_async._executors.arguments import (
     announce,
     check_config,
     check_listeners,
+    check_on_cancel,
     check_rerun,
     check_targets,
     check_timeout,
@@ -155,6 +156,7 @@ class Scheduler:
         retry_failed: bool | None = None,
         retries: int | None = None,
         rerun: Sequence[str] = (),
+        on_cancel: Literal["cancel", "detach"] = "cancel",
         check: bool = True,
         config: FuruConfig | None = None,
         on_event: EventListener | Sequence[EventListener] | None = None,
@@ -195,6 +197,7 @@ class Scheduler:
         ledger = Ledger(run_id, str(settings.path), listeners)
         driver = Driver(run_id, objs, self._executor, policy, settings, names, ledger, self._executor.seed)
         driver.keep = keep
+        driver.on_cancel = check_on_cancel(on_cancel, self._executor)
         driver.distrust.update(obj.furu_hash for obj in distrust)
         run = Run(driver, ledger, check, timeout)
         warning = root_warning(str(settings.path))

@@ -1,0 +1,123 @@
+"""The executor of a `SlurmDag`, for any number of runs: what they share, and the port behind which each has its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from furu_async._dag.dag import SlurmDag
+from furu_async._dag.holding import RunHolder
+from furu_async._dag.run import DagRun
+from furu_async._dag.tracks import Shared
+from furu_async._executors.ahead import ToDo
+from furu_async._executors.base import Node, Request, RunPort
+from furu_async._executors.validity import validate_stored
+from furu_async._model.resources import SlurmSpec
+from furu_async._plan.events import Policy
+from furu_async._runner.keeper_client import KeeperClient
+from furu_async._runner.validity import Validation
+from furu_async._runtime.config import FuruConfig
+from furu_async._slurm.parameters import Wish, request
+from furu_async._slurm.poller import Poller
+from furu_async._slurm.port import SlurmPort
+from furu_async._slurm.protocol import SubmitRules
+from furu_async._slurm.submitter import Submitter
+from furu_async._store.runs import Unfinished
+from furu_async.errors import FuruConfigError
+
+AT_ONCE = 4
+"""Calls of ``sbatch`` at the same time."""
+
+
+class DagExecutor:
+    """See the module; `Executor` and `PlansAhead` for the methods."""
+
+    kind = "slurm-dag"
+    seed: int | None = None
+    has_limits = True
+    specs_in_turn = True
+    can_detach = True
+
+    def __init__(
+        self, dag: SlurmDag, config: FuruConfig, port: SlurmPort, keeper: KeeperClient | None = None
+    ) -> None:
+        poller = Poller(port, config.poll_interval_secs)
+        rules = SubmitRules(infra_secs=config.infra_secs)
+        self.shared: Shared = Shared(
+            dag=dag,
+            config=config,
+            port=port,
+            poller=poller,
+            submitter=Submitter(port, rules=rules, look=poller.find, at_once=AT_ONCE),
+            holder=RunHolder(config, keeper),
+        )
+        self.runs: dict[RunPort, DagRun] = {}
+        self._changed = asyncio.Event()
+
+    def check(self, node: Node, specs: Sequence[SlurmSpec]) -> str | None:
+        """Why its jobs cannot be submitted as they are asked for, or None."""
+        for spec in specs:
+            try:
+                request(self.shared.dag.merged(spec), Wish("furu-check", ("true",), "/logs", "afterok:1"))
+            except FuruConfigError as error:
+                return str(error)
+        return None
+
+    async def adopt(self, run: RunPort, found: Unfinished) -> bool:
+        """Go on with a dead controller's run, or with one that was left to go on by itself."""
+        return await self.shared.holder.adopt(run, found)
+
+    def planned(self, run: RunPort, policy: Policy, todo: Sequence[ToDo]) -> None:
+        """Submit all of it, in the background."""
+        self._of(run).planned(policy, todo)
+        self._changed.set()
+
+    def forget(self, run: RunPort, node: str) -> None:
+        """It will not be started any more."""
+        known = self.runs.get(run)
+        if known is not None:
+            known.forget(node)
+
+    def start(self, request: Request) -> None:
+        """Join the node's job."""
+        self._of(request.run).start(request)
+
+    def take_back(self, run: RunPort, node: str) -> None:
+        """Return the node if its job does not run yet."""
+        self._of(run).take_back(node)
+
+    def kill(self, run: RunPort, node: str) -> None:
+        """Cancel the node's job."""
+        self._of(run).kill(node)
+
+    async def validate(self, run: RunPort, node: Node, files: bool) -> Validation:
+        """In a thread: there are no children here."""
+        return await validate_stored(node.obj, run.config, files, files)
+
+    async def submitted(self, run: RunPort) -> DagRun:
+        """Wait until everything that a run wants is in Slurm; gives what is known of it."""
+        while run not in self.runs:
+            self._changed.clear()
+            await self._changed.wait()
+        await self.runs[run].submitted.wait()
+        return self.runs[run]
+
+    async def release(self, run: RunPort) -> None:
+        """The run is over: cancel what it still has in Slurm, unless it is to go on by itself."""
+        known = self.runs.pop(run, None)
+        if known is not None:
+            await known.close(detached=run.ending()[0] == "lost")
+        await self.shared.holder.close(run)
+
+    async def aclose(self) -> None:
+        """End poller and keeper."""
+        for run in list(self.runs):
+            await self.release(run)
+        await self.shared.poller.aclose()
+        await self.shared.holder.aclose()
+
+    def _of(self, run: RunPort) -> DagRun:
+        known = self.runs.get(run)
+        if known is None:
+            known = self.runs[run] = DagRun(self.shared, run)
+        return known

@@ -1,0 +1,133 @@
+"""Dependencies that another run is computing: wire to their jobs, or say at once why the run cannot go on."""
+
+from __future__ import annotations
+
+import asyncio
+
+from furu_async._dag import orders
+from furu_async._dag.tracks import Core, Track
+from furu_async._executors.planner import describe_claim
+from furu_async._plan.events import WatchEnded
+from furu_async._runtime import clock
+from furu_async._slurm.port import Silence, base_id
+from furu_async._slurm.states import Alive, Ended
+from furu_async._store import submissions
+from furu_async._store.layout import ArtifactPaths, RunPaths
+from furu_async._store.look import Look, look
+from furu_async._store.records import Claim
+from furu_async._store.submissions import read_note
+from furu_async.errors import FuruExecutorError
+from furu_async.report import Failure
+
+ID_SECS = 60.0
+"""How long the id of a job is waited for that another run is just submitting."""
+
+_PAUSE = 0.5
+_LOOKS = 2
+_CHOICES = (
+    "wait until that is over and start the run again, use an executor that waits for such work (SlurmPool, Local), "
+    "or cancel it"
+)
+
+
+class _Seen:
+    __slots__ = ("job", "look", "names")
+
+    def __init__(self, seen: Look, job: str, names: tuple[str, ...]) -> None:
+        self.look = seen
+        self.job = job
+        self.names = names
+
+
+def _see(root: str, name: str, digest: str) -> _Seen:
+    """An artifact, the id of its job, and the names under which that may be in Slurm. Blocks."""
+    paths = ArtifactPaths(root, name, digest)
+    seen = look(paths)
+    note = read_note(f"{paths.jobs}/{seen.generation}")
+    wid = orders.wid_of_claim(root, seen.claim) if seen.claim is not None else ""
+    names: tuple[str, ...] = ()
+    if wid and seen.claim is not None:
+        there = submissions.read(RunPaths(root, seen.claim.run_id).submission(orders.sid_of(wid)))
+        names = tuple(each.name for each in there.tries if each.name)
+        if note is None and there.last is not None and there.last.job is not None:
+            return _Seen(seen, _element(root, seen.claim, wid, there.last.job.job_id), names)
+    return _Seen(seen, note.job_id if note is not None else "", names)
+
+
+def _element(root: str, claim: Claim, wid: str, job_id: str) -> str:
+    order = orders.read_order(RunPaths(root, claim.run_id).submission(orders.sid_of(wid)))
+    wids = [node.wid for node in order.nodes] if order is not None else []
+    return f"{job_id}_{wids.index(wid)}" if len(wids) > 1 and wid in wids else job_id
+
+
+async def resolve(core: Core, track: Track) -> None:
+    """Find out what is to be done about a node that somebody else has claimed; tells the wiring, or ends the run."""
+    loop = asyncio.get_running_loop()
+    node, root = track.node, core.run.root
+    began, until, silent_looks = clock.wall(), loop.time() + ID_SECS, 0
+    while True:
+        seen: _Seen = await core.patiently(_see, root, node.name, node.hash)
+        if seen.look.verdict == "published":
+            core.do(core.wiring.done(node.hash))
+            return
+        claim = seen.look.claim
+        if seen.look.verdict != "claimed":
+            _refuse(core, track, f"has just ended without a result: {_how(seen.look)}", began)
+            return
+        if claim is None or claim.backend != "dag":
+            who = describe_claim(claim)
+            _refuse(core, track, f"is being computed elsewhere: {who}", began)
+            return
+        answer = await core.shared.poller.snapshot()
+        if not isinstance(answer, Silence):
+            rows = [
+                row
+                for row in answer.rows
+                if row.name in seen.names or (row.id == seen.job and not seen.names)
+            ]
+            mine = [
+                row for row in rows if not seen.job or row.id == seen.job or row.base_id == base_id(seen.job)
+            ]
+            verdicts = [row.verdict() for row in mine]
+            if seen.job and any(isinstance(verdict, Alive) for verdict in verdicts):
+                core.do(core.wiring.foreign(node.hash, seen.job))
+                return
+            gone = bool(seen.job) or loop.time() > until
+            if gone and not any(isinstance(verdict, Alive) for verdict in verdicts):
+                silent_looks += 1
+            if silent_looks > _LOOKS:
+                ended = next((v for v in verdicts if isinstance(v, Ended)), None)
+                _left_behind(core, track, seen.look, ended)
+                return
+        if loop.time() > until + core.shared.config.infra_secs:
+            _refuse(
+                core,
+                track,
+                f"is claimed for a Slurm job of which nothing is known: {seen.job or 'no id'}",
+                began,
+            )
+            return
+        await asyncio.sleep(_PAUSE)
+
+
+def _left_behind(core: Core, track: Track, seen: Look, ended: Ended | None) -> None:
+    """Slurm has no job of that token: the claim is nobody's."""
+    node = track.node
+    node.takeover, node.silent_at = seen.generation, None
+    how = f"{ended.state} " if ended is not None else ""
+    text = f"its job {how}is gone from Slurm and has left no result"
+    core.run.post(WatchEnded(node.hash, "lost", Failure(kind="lost", message=text), text))
+
+
+def _refuse(core: Core, track: Track, what: str, began: float) -> None:
+    core.run.fail(
+        FuruExecutorError(
+            f"{track.node.obj!r} {what} (seen at {clock.utc(began)}); jobs in Slurm cannot wait for it",
+            _CHOICES,
+        )
+    )
+
+
+def _how(seen: Look) -> str:
+    failure = seen.end.failure if seen.end is not None else None
+    return failure.line() if failure is not None else "nothing says why"

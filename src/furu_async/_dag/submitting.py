@@ -1,0 +1,465 @@
+"""Carries out what the wiring of a DAG asks for: claims, submissions, a wave's release, cancellations."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from furu_async._dag import claims, orders
+from furu_async._dag.claims import Answer, Ending, Wanted
+from furu_async._dag.orders import Order, OrderNode
+from furu_async._dag.tracks import Core, Sub, Track
+from furu_async._dag.units import Check, Claim, Command, Drop, Submit, Unit, Verify, Withdraw
+from furu_async._model.artifact import Furu, class_info, specs_of
+from furu_async._model.dag import dependencies
+from furu_async._pool.objects_log import ObjectsLog
+from furu_async._slurm import protocol
+from furu_async._slurm.parameters import Wish, request
+from furu_async._slurm.port import JobRequest, JobRow, Silence
+from furu_async._slurm.submitter import Order as SubmitOrder
+from furu_async._slurm.submitter import Ticket
+from furu_async._slurm.tracking import Change
+from furu_async._store import submissions
+from furu_async._store.layout import RunPaths
+from furu_async.errors import FuruConfigError, FuruExecutorError
+from furu_async.report import Failure
+
+_BATCH = 64
+_AGAIN_SECS = 2.0
+
+
+class Told(Protocol):
+    """What becomes of nodes, for whoever follows them."""
+
+    def foreign(self, track: Track, answer: Answer) -> None:
+        """Somebody else has its claim."""
+
+    def lost(self, track: Track, failure: Failure) -> None:
+        """It has failed, without a job."""
+
+    def changed(self, track: Track, sub: Sub, change: Change) -> None:
+        """Slurm says something new of its job."""
+
+    def dropped(self, track: Track, uid: int) -> None:
+        """Its job was cancelled by our own wish."""
+
+
+@dataclass(slots=True)
+class _Prepared:
+    answers: list[Answer]
+    found: dict[str, Order | None]
+
+
+class Submitting:
+    """See the module.
+
+    Args:
+        follow: told of what becomes of nodes.
+
+    Attributes:
+        waiting_for: why Slurm takes no more jobs, in its own words.
+    """
+
+    def __init__(self, core: Core, follow: Told) -> None:
+        self.core = core
+        self.waiting_for: str = ""
+        self._follow = follow
+        self._log = ObjectsLog(orders.objects_path(core.paths))
+        self._loaded = False
+        self._claiming = asyncio.Lock()
+        self._drops: list[tuple[Unit, str]] = []
+        self._dropping: asyncio.Task[None] | None = None
+
+    def carry_out(self, command: Command) -> None:
+        """One command; its answer comes later."""
+        spawn, units = self.core.spawn, self.core.wiring.units
+        match command:
+            case Claim(uids):
+                spawn(self._claim([units[uid] for uid in uids]), "furu dag claims")
+            case Check(uid, parents):
+                spawn(self._check(uid, parents), "furu dag check")
+            case Submit(uid, hold):
+                self._submit(units[uid], hold)
+            case Withdraw(uid):
+                sub = self.core.subs[uid]
+                sub.withdrawn = True
+                if sub.pending is not None:
+                    sub.pending.cancel("it is submitted in smaller parts")
+            case Verify(uids):
+                spawn(self._verify([units[uid] for uid in uids]), "furu dag wave")
+            case Drop(uid, node):
+                self._drop(units[uid], node)
+
+    # -- claims ----------------------------------------------------------------------------------------------
+
+    async def _claim(self, units: list[Unit]) -> None:
+        while units:
+            batch: list[Unit] = []
+            while units and (not batch or sum(len(u.nodes) for u in batch) + len(units[0].nodes) <= _BATCH):
+                batch.append(units.pop(0))
+            async with self._claiming:
+                await self._claim_batch(batch)
+
+    async def _claim_batch(self, batch: list[Unit]) -> None:
+        core = self.core
+        wanted: list[Wanted] = []
+        objs: list[Furu[object]] = []
+        for unit in batch:
+            sub = core.subs[unit.uid] = Sub(unit.uid, secrets.token_hex(8), len(unit.nodes))
+            for k, digest in enumerate(unit.nodes):
+                track = core.tracks[digest]
+                node = track.node
+                objs.append(node.obj)
+                wanted.append(
+                    Wanted(
+                        name=node.name,
+                        hash=digest,
+                        wid=orders.wid_of(sub.sid, k),
+                        supersede=node.supersede,
+                        takeover=node.takeover,
+                        silent_at=node.silent_at,
+                        done_with=frozenset(track.done_with),
+                    )
+                )
+        prepared: _Prepared = await core.patiently(self._prepare, objs, wanted)
+        answers = iter(prepared.answers)
+        names = iter(wanted)
+        told = [[(next(names).wid, next(answers)) for _ in unit.nodes] for unit in batch]
+        written: list[tuple[str, Order]] = []
+        for unit, answered in zip(batch, told, strict=True):
+            order = self._order(unit, answered)
+            if order.nodes:
+                written.append((core.subs[unit.uid].sid, order))
+        await core.patiently(_write_orders, core.paths, written)
+        for unit, answered in zip(batch, told, strict=True):
+            self._claimed(unit, answered, prepared.found)
+
+    def _prepare(self, objs: Sequence[Furu[object]], wanted: Sequence[Wanted]) -> _Prepared:
+        """Blocks; an error before anything is claimed is raised."""
+        core = self.core
+        if not self._loaded:
+            self._log.load()
+            self._loaded = True
+        known = set(self._log.known)
+        try:
+            self._log.append([entry for obj in objs for entry in self._log.missing(obj)])
+        except OSError:
+            self._log.known = known
+            raise
+        answers = claims.claim_all(core.run.root, core.run.run_id, wanted)
+        found: dict[str, Order | None] = {}
+        for answer in answers:
+            sid = orders.sid_of(answer.wid)
+            if answer.what == "adopt" and sid not in found:
+                found[sid] = orders.read_order(core.paths.submission(sid))
+        troubles = [answer.text for answer in answers if answer.what == "trouble" and not answer.damaged]
+        if troubles:  # what was claimed is recognised by its token the next time
+            raise OSError(troubles[0])
+        return _Prepared(answers, found)
+
+    def _order(self, unit: Unit, answered: list[tuple[str, Answer]]) -> Order:
+        nodes = []
+        for digest, (wid, answer) in zip(unit.nodes, answered, strict=True):
+            if answer.what == "ours":
+                nodes.append(_order_node(self.core.tracks[digest], unit, wid, answer.generation))
+        return Order(run_id=self.core.run.run_id, spec=unit.spec, spec_key=unit.key, nodes=nodes)
+
+    def _claimed(
+        self, unit: Unit, answered: list[tuple[str, Answer]], found: dict[str, Order | None]
+    ) -> None:
+        core = self.core
+        sub = core.subs[unit.uid]
+        ours, done, bad = set(), set(), set()
+        foreign: dict[str, str] = {}
+        adopted: dict[str, dict[str, Answer]] = {}
+        for digest, (wid, answer) in zip(list(unit.nodes), answered, strict=True):
+            track = core.tracks[digest]
+            track.node.takeover = track.node.supersede = 0
+            for text in answer.notes:
+                core.run.note(text)
+            if answer.what == "ours":
+                ours.add(digest)
+                self._has_job(track, unit, sub.sid, wid, answer.generation)
+            elif answer.what == "done":
+                done.add(digest)
+                track.over = True
+                track.node.generation = answer.generation
+            elif answer.what == "foreign":
+                foreign[digest] = answer.job
+                self._follow.foreign(track, answer)
+            elif answer.what == "adopt":
+                adopted.setdefault(orders.sid_of(answer.wid), {})[digest] = answer
+            else:
+                bad.add(digest)
+                self._follow.lost(
+                    track, Failure(kind="protocol", error_type="FuruStoreError", message=answer.text)
+                )
+        for sid, nodes in adopted.items():
+            self._adopt(sid, found.get(sid), nodes)
+        sub.size = len(ours)
+        core.do(core.wiring.claimed(unit.uid, ours, done, foreign, bad))
+        core.wake()
+
+    def _adopt(self, sid: str, order: Order | None, nodes: dict[str, Answer]) -> None:
+        """Go on with a submission of the run's earlier controller."""
+        core = self.core
+        members = [node.hash for node in order.nodes] if order is not None else []
+        known = {digest: answer for digest, answer in nodes.items() if digest in members}
+        for digest in nodes.keys() - known.keys():
+            core.tracks[digest].done_with.add(sid)
+        if order is None or not known:
+            return
+        unit = core.wiring.adopt(members, order.spec, set(known))
+        core.subs[unit.uid] = Sub(unit.uid, sid, len(members))
+        by_hash = {node.hash: node for node in order.nodes}
+        for digest, answer in known.items():
+            track = core.tracks[digest]
+            track.spec = order.spec
+            self._has_job(track, unit, sid, by_hash[digest].wid, answer.generation)
+
+    def _has_job(self, track: Track, unit: Unit, sid: str, wid: str, generation: int) -> None:
+        track.uid, track.sid, track.wid = unit.uid, sid, wid
+        track.generation = track.node.generation = generation
+        track.spec = unit.spec
+        track.restarts, track.job_id = 0, ""
+        track.alive = track.ended = track.failure = track.since = None
+        track.started = track.killed = False
+
+    # -- submissions -----------------------------------------------------------------------------------------
+
+    def _submit(self, unit: Unit, hold: bool) -> None:
+        core, sub = self.core, self.core.subs[unit.uid]
+        node = next((core.tracks[digest].node for digest in unit.nodes if digest in core.tracks), None)
+        assert node is not None
+        order = SubmitOrder(
+            paths=core.paths.submission(sub.sid),
+            run_id=core.run.run_id,
+            sid=sub.sid,
+            what=node.name.rpartition(".")[2],
+            request=lambda ticket: self._request(unit, sub, hold, ticket),
+            on_waiting=lambda waiting: self._waits(unit, waiting),
+        )
+        sub.pending = core.shared.submitter.begin(order)
+        core.spawn(self._await_placed(unit, sub), "furu dag submission")
+
+    def _request(self, unit: Unit, sub: Sub, hold: bool, ticket: Ticket) -> JobRequest:
+        core = self.core
+        node = next(core.tracks[digest].node for digest in unit.nodes if digest in core.tracks)
+        specs = specs_of(node.obj)
+        jobs = core.wiring.edges(unit.uid)
+        wish = Wish(
+            ticket.name,
+            (
+                sys.executable,
+                "-m",
+                "furu_async.worker",
+                "dag",
+                f"--root={core.run.root}",
+                f"--run={core.run.run_id}",
+                f"--sid={sub.sid}",
+                f"--try={ticket.k}",
+                f"--token={ticket.token}",
+            ),
+            log_dir(core.paths),
+            dependency="afterok:" + ":".join(dict.fromkeys(jobs)) if jobs else "",
+            array=sub.size if sub.size > 1 else 0,
+            hold=hold,
+        )
+        return request(core.shared.dag.merged(specs[min(unit.spec, len(specs) - 1)]), wish)
+
+    def _waits(self, unit: Unit, waiting: protocol.Waiting) -> None:
+        if waiting.words != self.waiting_for:
+            self.waiting_for = waiting.words
+            self.core.run.note(f"Slurm takes no more jobs at present: {waiting.words}")
+        if waiting.kind == "limit":
+            self.core.do(self.core.wiring.limited(unit.uid))
+
+    async def _await_placed(self, unit: Unit, sub: Sub) -> None:
+        core = self.core
+        assert sub.pending is not None
+        try:
+            finished = await sub.pending.wait()
+        except FuruConfigError as error:
+            finished = protocol.Finished("rejected", words=str(error))
+        if finished.how == "placed" and finished.job is not None:
+            ticket = sub.pending.ticket
+            sub.job_id, sub.cluster = finished.job.job_id, finished.job.cluster
+            sub.name = ticket.name if ticket is not None else ""
+            core.do(core.wiring.placed(unit.uid, sub.job_id))
+            self._has_id(unit, sub)
+        elif finished.how == "infrastructure":
+            core.run.fail(FuruExecutorError(f"jobs cannot be submitted: {finished.words}", "see `sinfo`"))
+        elif finished.how == "rejected" and "dependency" not in finished.words.lower():
+            failure = Failure(
+                kind="protocol", error_type="sbatch", message=f"Slurm refuses its job: {finished.words}"
+            )
+            for digest in list(unit.live):
+                self._follow.lost(core.tracks[digest], failure)
+            core.do(core.wiring.refused(unit.uid))
+        elif finished.how == "rejected" or sub.withdrawn:
+            for digest in list(unit.live):
+                core.tracks[digest].done_with.add(sub.sid)
+            core.do(core.wiring.withdrawn(unit.uid))
+
+    def _has_id(self, unit: Unit, sub: Sub) -> None:
+        """Follow its jobs, and write their ids where people look for them."""
+        core = self.core
+        notes = []
+        for k, digest in enumerate(unit.nodes):
+            track = core.tracks.get(digest)
+            if track is None or track.uid != unit.uid:
+                continue
+            track.job_id = f"{sub.job_id}_{k}" if sub.size > 1 else sub.job_id
+            node = track.node
+            notes.append((node.name, digest, track.generation, track.wid, track.job_id, sub.cluster))
+            if unit.phase == "open":
+                self._watch(track, sub)
+        core.spawn(self._note(notes), "furu dag job ids")
+
+    async def _note(self, notes: list[tuple[str, str, int, str, str, str]]) -> None:
+        await self.core.patiently(claims.note_jobs, self.core.run.root, notes)
+
+    def _watch(self, track: Track, sub: Sub) -> None:
+        digest = track.node.hash
+        if digest not in sub.watches and track.job_id:
+            sub.watches[digest] = self.core.shared.poller.track(
+                track.job_id, sub.name, lambda change: self._follow.changed(track, sub, change)
+            )
+
+    async def _check(self, uid: int, parents: tuple[str, ...]) -> None:
+        """Which parents that were released long ago Slurm still knows, or has known."""
+        core = self.core
+        rows = await self._rows()
+        known = {row.id for row in rows} | {row.base_id for row in rows}
+        unknown = [p for p in parents if core.wiring.job_of(p) not in known]
+        done, gone = [], []
+        for parent in unknown:
+            if await core.patiently(claims.has_result, core.run.root, core.tracks[parent].node):
+                done.append(parent)
+            else:
+                gone.append(parent)
+        core.do(core.wiring.checked(uid, done, gone))
+
+    async def _rows(self) -> list[JobRow]:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.core.shared.config.infra_secs
+        while True:
+            answer = await self.core.shared.poller.snapshot()
+            if not isinstance(answer, Silence):
+                return list(answer.rows)
+            if loop.time() > until:
+                raise FuruExecutorError(f"Slurm does not answer: {answer.words}")
+            await asyncio.sleep(_AGAIN_SECS)
+
+    async def _verify(self, units: list[Unit]) -> None:
+        """All jobs of a wave are in Slurm: release what is held of it."""
+        core = self.core
+        missing: list[int] = []
+        held = [unit for unit in units if unit.hold]
+        if held:
+            known = {row.base_id for row in await self._rows()}
+            # What is held, or waits for what is held, cannot have ended.
+            missing = [u.uid for u in units if (u.hold or u.edges) and u.live and u.job not in known]
+        ids = [unit.job for unit in held if unit.uid not in missing]
+        loop = asyncio.get_running_loop()
+        until = loop.time() + core.shared.config.infra_secs
+        while ids:
+            done = await core.shared.port.release(ids)
+            if done.ok:
+                break
+            if loop.time() > until:
+                raise FuruExecutorError(f"held jobs cannot be released: {done.words}")
+            await asyncio.sleep(_AGAIN_SECS)
+        core.do(core.wiring.verified([unit.uid for unit in units], missing))
+        for unit in units:
+            sub = core.subs[unit.uid]
+            for digest in unit.nodes:
+                track = core.tracks.get(digest)
+                if track is not None and track.uid == unit.uid:
+                    self._watch(track, sub)
+
+    # -- cancelling ------------------------------------------------------------------------------------------
+
+    def _drop(self, unit: Unit, node: str) -> None:
+        sub = self.core.subs.get(unit.uid)
+        if sub is not None and node not in sub.dropped:
+            sub.dropped.add(node)
+            self._drops.append((unit, node))
+            if self._dropping is None or self._dropping.done():
+                self._dropping = self.core.spawn(self._drop_all(), "furu dag cancel")
+
+    async def _drop_all(self) -> None:
+        """Cancel what has come together: the intent is on disk before any ``scancel``."""
+        core = self.core
+        await asyncio.sleep(0)
+        while self._drops:
+            drops, self._drops = self._drops, []
+            kind_text = "cancelled with its run" if core.stopping else "a job that it waited for has failed"
+            endings: list[Ending] = []
+            ids: list[str] = []
+            closing: list[Sub] = []
+            for unit, digest in drops:
+                sub, track = core.subs[unit.uid], core.tracks[digest]
+                whole = set(unit.nodes) <= sub.dropped
+                if whole and sub not in closing:
+                    closing.append(sub)
+                if sub.job_id:
+                    ids.append(f"{sub.job_id}_{unit.nodes.index(digest)}" if sub.size > 1 else sub.job_id)
+                if track.uid != unit.uid or not track.runs:
+                    failure = Failure(kind="cancelled", message=kind_text)
+                    endings.append(
+                        Ending(name=track.node.name, hash=digest, wid=f"{sub.sid}-0", failure=failure)
+                    )
+            await core.patiently(_intend, core.paths, [sub.sid for sub in closing], kind_text)
+            for sub in closing:
+                if sub.pending is not None and not sub.job_id:
+                    sub.pending.cancel(kind_text)
+            await core.patiently(claims.end_all, core.run.root, core.run.run_id, endings)
+            await self._scancel(ids)
+            for unit, digest in drops:
+                self._follow.dropped(core.tracks[digest], unit.uid)
+
+    async def _scancel(self, ids: list[str]) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 20.0
+        while ids:
+            done = await self.core.shared.port.cancel(ids)
+            self.core.shared.poller.poke()
+            if done.ok or loop.time() > until:
+                return
+            await asyncio.sleep(_AGAIN_SECS)
+
+
+def log_dir(paths: RunPaths) -> str:
+    """Where the jobs' output goes."""
+    return f"{paths.base}/logs"
+
+
+def _order_node(track: Track, unit: Unit, wid: str, generation: int) -> OrderNode:
+    node = track.node
+    below = dependencies(node.obj)
+    return OrderNode(
+        hash=node.hash,
+        name=node.name,
+        wid=wid,
+        generation=generation,
+        spec=unit.spec,
+        attempt=node.attempts + 1,
+        used=dict(track.used),
+        history=list(node.history),
+        inputs=[(class_info(type(each)).name, each.furu_hash) for each in below],
+    )
+
+
+def _write_orders(paths: RunPaths, written: Sequence[tuple[str, Order]]) -> None:
+    for sid, order in written:
+        orders.write_order(paths.submission(sid), order)
+
+
+def _intend(paths: RunPaths, sids: Sequence[str], why: str) -> None:
+    for sid in sids:
+        submissions.close(paths.submission(sid), "cancel", why)
