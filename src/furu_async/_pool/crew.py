@@ -1,0 +1,259 @@
+"""One worker of a pool as the controller sees it, and what can be read of it on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from furu_async._plan import leases
+from furu_async._plan.leases import LeaseRules, Observation
+from furu_async._pool import queue
+from furu_async._pool.entries import WorkerStatus
+from furu_async._pool.sizing import WorkerPhase, WorkerView
+from furu_async._pool.wanted import Task
+from furu_async._slurm.poller import Watch
+from furu_async._slurm.states import Alive, Ended, Verdict
+from furu_async._slurm.tracking import reason_to_wait
+from furu_async._store import atomic
+from furu_async._store.beat import read_beat
+from furu_async._store.layout import QueuePaths, RunPaths, beat_path
+from furu_async._store.look import look
+from furu_async._store.records import Claim, Damaged, decode
+from furu_async.report import FailureKind
+
+_TAIL = 2000
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One job, or one task of an array; times on the loop's clock.
+
+    Attributes:
+        sid: the submission that it belongs to.
+        wid: its name; made of the token, so known once it is submitted.
+        name: of its job.
+        began_at: when it was first seen running.
+        status: what it says of itself.
+        seen: its beat, as it was observed.
+        intent: why we end it; empty: we do not.
+        ending: takes nothing more.
+        gone: it has ended, and what it left was put in order.
+    """
+
+    sid: str
+    spec_key: str
+    index: int = -1
+    wid: str = ""
+    name: str = ""
+    job_id: str = ""
+    log: str = ""
+    watch: Watch | None = None
+    began_at: float | None = None
+    restarts: int = 0
+    status: WorkerStatus | None = None
+    seen: Observation | None = None
+    waiting: str = ""
+    intent: str = ""
+    ending: bool = False
+    gone: bool = False
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What Slurm says of it."""
+        return self.watch.verdict if self.watch is not None else None
+
+    @property
+    def phase(self) -> WorkerPhase:
+        """As sizing wants it."""
+        if self.ending or self.intent:
+            return "ending"
+        status = self.status
+        if status is None:
+            verdict = self.verdict
+            running = isinstance(verdict, Alive) and verdict.phase in ("running", "starting", "ending")
+            return "starting" if running else "pending"
+        if status.stage in ("draining", "ended"):
+            return "ending"
+        return "idle" if status.stage == "idle" else "working"
+
+    def view(self) -> WorkerView:
+        """As sizing wants it."""
+        return WorkerView(self.wid or f"{self.sid}.{self.index}", self.spec_key, self.phase)
+
+    def reason(self) -> str:
+        """For people: what it waits for, or does."""
+        return self.waiting or self.intent or reason_to_wait(self.verdict)
+
+    def naming(self, token: str, restarts: int) -> str:
+        """The name that the worker gives itself."""
+        array = f"-a{self.index}" if self.index >= 0 else ""
+        again = f"-r{restarts}" if restarts else ""
+        return f"{token[:12]}{array}{again}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One worker, for people."""
+
+    wid: str
+    spec_key: str
+    job_id: str
+    state: str
+    reason: str
+    node: str
+
+
+def row_of(worker: Worker) -> Row:
+    """What is shown of a worker."""
+    verdict = worker.verdict
+    node = worker.status.host if worker.status is not None else ""
+    if not node and isinstance(verdict, Alive | Ended):
+        node = verdict.node
+    return Row(worker.wid, worker.spec_key, worker.job_id, worker.phase, worker.reason(), node)
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What one look at a worker's folder has shown."""
+
+    status: WorkerStatus | None
+    beat: bytes | None
+
+
+def glance(paths: QueuePaths, wid: str) -> Glance:
+    """Status and beat of a worker; blocks, never raises for what is not there or cannot be read."""
+    path = RunPaths(paths.root, paths.home).worker(wid).status
+    try:
+        status: WorkerStatus | None = decode(WorkerStatus, atomic.read_bytes(path), path)
+    except (OSError, Damaged):
+        status = None
+    return Glance(status, read_beat(paths.root, beat_path(paths.home, wid)))
+
+
+def observe(worker: Worker, beat: bytes | None, now: float, rules: LeaseRules) -> leases.Liveness:
+    """One more look at a worker's beat; its job runs, as Slurm says."""
+    if worker.seen is None or worker.seen.identity != worker.wid:
+        worker.seen = leases.begin(worker.wid, beat, True, now)
+        return "waiting"
+    return leases.observe(worker.seen, beat, now, rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """An entry that a dead worker had taken and not reported.
+
+    Attributes:
+        generation: that the worker had claimed the artifact under; 0 if it had not.
+        open: nobody has ended that claim.
+        begun: as far as can be told, a process was at it.
+    """
+
+    name: str
+    generation: int = 0
+    open: bool = False
+    begun: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What a dead worker left.
+
+    Attributes:
+        beat: the last that was seen.
+        tail: the end of its log.
+        trouble: why it could not be told; empty if it could.
+    """
+
+    status: WorkerStatus | None = None
+    entries: Sequence[Left] = ()
+    beat: bytes | None = None
+    tail: str = ""
+    trouble: str = ""
+
+
+def examine(paths: QueuePaths, wid: str, log: str, tasks: dict[str, Task]) -> Remains:
+    """Look at what a dead worker left; blocks.
+
+    Args:
+        tasks: by the names of their entries; read only.
+    """
+    seen = glance(paths, wid)
+    status = seen.status
+    left: list[Left] = []
+    try:
+        for name in queue.running(paths, wid):
+            task = tasks.get(name)
+            if atomic.exists(f"{paths.failed}/{name}"):  # it has reported, and died before it tidied up
+                queue.forget_running(paths, wid, name)
+            elif task is None:
+                left.append(Left(name))
+            else:
+                left.append(_left(task, name, beat_path(paths.home, wid)))
+    except OSError as error:
+        return Remains(status, trouble=f"{error.filename or paths.running}: {error.strerror or error}")
+    began = set(status.began) if status is not None else set()
+    claimed = sum(entry.generation > 0 for entry in left)
+    slots = status.slots if status is not None else 1
+    # A status may be a second old; what was claimed, and not ahead, has most likely begun.
+    known = [
+        Left(
+            each.name,
+            each.generation,
+            each.open,
+            each.name in began or (each.generation > 0 and claimed <= slots),
+        )
+        for each in left
+    ]
+    return Remains(status, known, seen.beat, tail_of(log))
+
+
+def _left(task: Task, name: str, beat: str) -> Left:
+    seen = look(task.paths)
+    n, claim = seen.generation, seen.claim
+    if claim is None and n:
+        path = task.paths.claim(n)
+        try:
+            claim = decode(Claim, atomic.read_bytes(path), path)
+        except (FileNotFoundError, Damaged):
+            claim = None
+    if claim is None or claim.beat != beat:
+        return Left(name)
+    return Left(name, n, seen.verdict == "claimed")
+
+
+def tail_of(path: str) -> str:
+    """The end of a log, for people; empty if there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    try:
+        size = os.fstat(fd).st_size
+        data = os.pread(fd, _TAIL, max(0, size - _TAIL))
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    return data.decode("utf-8", "replace").strip()
+
+
+def kind_of(ended: Ended, finished: int) -> FailureKind:
+    """Which line of the failure taxonomy the death of a worker is for a task that a process was at.
+
+    Args:
+        finished: tasks that the worker had ended: one that met the end of a pilot which had worked before is not to
+            blame.
+    """
+    match ended.how:
+        case "timeout":
+            return "preempted" if finished else "timeout"
+        case "oom" | "preempted":
+            return ended.how
+        case _:
+            return "lost"
+
+
+def is_proof(ended: Ended) -> bool:
+    """Whether a node that lives has told that the job's processes are gone."""
+    return ended.how in ("completed", "failed", "cancelled", "timeout", "oom", "preempted")

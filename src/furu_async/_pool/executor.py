@@ -1,0 +1,488 @@
+"""`PoolExecutor`: a `SlurmPool` at work, on one event loop, for any number of runs of one store.
+
+Claims no artifact and runs no user code: it writes entries, and hears from `Control` what became of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from furu_async._executors.base import Node, Request, RunPort
+from furu_async._executors.identity import Identity
+from furu_async._executors.validity import validate_stored
+from furu_async._model.artifact import specs_of
+from furu_async._model.resources import SlurmSpec
+from furu_async._plan.events import TakenBack
+from furu_async._pool.control import Control
+from furu_async._pool.crew import Left, Row, is_proof, kind_of, row_of
+from furu_async._pool.entries import QueueEntry
+from furu_async._pool.fleet import Gone
+from furu_async._pool.held_runs import HeldRuns
+from furu_async._pool.home import Survey
+from furu_async._pool.pool import SlurmPool
+from furu_async._pool.queue import Buckets
+from furu_async._pool.wanted import Stage, Task
+from furu_async._runner.keeper_client import KeeperClient
+from furu_async._runner.validity import Validation
+from furu_async._runtime.config import FuruConfig
+from furu_async._slurm.local_port import LocalPort
+from furu_async._slurm.port import SlurmPort
+from furu_async._slurm.real import RealSlurm
+from furu_async._store.runs import Unfinished
+from furu_async.errors import FuruError, FuruExecutorError
+from furu_async.report import Failure
+
+_log = logging.getLogger("furu_async.pool")
+
+
+class PoolExecutor:
+    """See the module, and `Executor` for what runs ask of it.
+
+    The keeper and the cluster are made by methods of their own, so that simulations can put others in their places.
+
+    Attributes:
+        specs_in_turn: after `timeout` and `oom` a node goes on with the next of its specs.
+    """
+
+    kind = "slurm-pool"
+    seed: int | None = None
+    specs_in_turn: bool = True
+
+    def __init__(self, pool: SlurmPool, config: FuruConfig) -> None:
+        self.pool: SlurmPool = pool
+        self.config: FuruConfig = config
+        self.identity: Identity = Identity()
+        self.held: HeldRuns = HeldRuns(self._make_keeper(), self.identity)
+        self.table: dict[tuple[str, str], Task] = {}
+        self.control: Control | None = None
+        self._home: RunPort | None = None
+        self._ready = False
+        self._released = False
+        self._waiting: list[Task] = []
+        self._out: Counter[str] = Counter()
+        self._buckets = Buckets()
+        self._survey = Survey()
+        self._over = asyncio.Event()
+        self._preparing: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def _make_keeper(self) -> KeeperClient:
+        return KeeperClient(self.config.heartbeat_secs)
+
+    def _make_port(self, root: str) -> SlurmPort:
+        return LocalPort(root) if self.pool.cluster == "local" else RealSlurm()
+
+    # -- the port --------------------------------------------------------------------------------------------
+
+    @property
+    def has_limits(self) -> bool:
+        """Only some specs have workers, so a node may be refused."""
+        return not isinstance(self.pool.workers, int)
+
+    def check(self, node: Node, specs: Sequence[SlurmSpec]) -> str | None:
+        """Why none of its specs has workers here, or None."""
+        if any(self.pool.limit(spec) for spec in specs):
+            return None
+        keys = ", ".join(spec.key for spec in specs)
+        return f"SlurmPool(workers=...) names no workers for its specs ({keys})"
+
+    async def adopt(self, run: RunPort, found: Unfinished) -> bool:
+        """Claim a dead controller's run; its queue and its workers are gone on with when the first node starts."""
+        return await self.held.adopt(run, found)
+
+    def start(self, request: Request) -> None:
+        """Queue a node, or join the task that is already at it for another run."""
+        task = self.table.get((request.run.root, request.node.hash))
+        if task is not None and task.unwanted:
+            task.after.append(request)
+            return
+        if task is not None:
+            task.requests.append(request)
+            self.held.open(request.run, lambda _: None)
+            if task.begun:
+                task.begun = False
+                task.began(task.worker)
+            return
+        task = Task(request)
+        self.table[task.key] = task
+        self.held.open(request.run, lambda failure: self._opened(task, failure))
+
+    def take_back(self, run: RunPort, node: str) -> None:
+        """Return the node if no worker has taken it."""
+        task = self.table.get((run.root, node))
+        if task is None or self._withdraw(task, run) or task.begun or self._leave(task, run):
+            return
+        self._take_out(task, end=False)
+
+    def kill(self, run: RunPort, node: str) -> None:
+        """End the task; if another run wants it too, only this run lets go."""
+        task = self.table.get((run.root, node))
+        if task is None or self._withdraw(task, run) or self._leave(task, run):
+            return
+        task.unwanted = True
+        self._take_out(task, end=True)
+
+    async def validate(self, run: RunPort, node: Node, files: bool) -> Validation:
+        """In a thread of this process: there are no children here."""
+        return await validate_stored(node.obj, run.config, files, files)
+
+    async def release(self, run: RunPort) -> None:
+        """The run is over here: end what it still has. The home run stays open for as long as there are workers."""
+        for (_, node), task in list(self.table.items()):
+            if any(request.run is run for request in (*task.requests, *task.after)):
+                self.kill(run, node)
+        while any(request.run is run for task in self.table.values() for request in task.requests):
+            self._over.clear()
+            await self._over.wait()
+        if run is self._home:
+            self._released = True
+        else:
+            self.held.close(run)
+
+    async def aclose(self) -> None:
+        """Close the queue and end all workers, bounded in time."""
+        if self._preparing is not None and not self._preparing.done():
+            self._preparing.cancel()
+            await asyncio.wait([self._preparing])
+        if self.control is not None:
+            left = await self.control.aclose()
+            if left:
+                jobs = ", ".join(worker.job_id or worker.sid for worker in left)
+                _log.warning(
+                    "jobs that may still be in Slurm, and end themselves when they find it: %s", jobs
+                )
+        if self._home is not None:
+            self.held.close(self._home)
+        await self.held.aclose()
+
+    # -- for people ------------------------------------------------------------------------------------------
+
+    def workers_view(self) -> list[Row]:
+        """One row for each worker."""
+        return [row_of(worker) for worker in self.control.fleet.workers] if self.control is not None else []
+
+    def why(self, run: RunPort, node: str) -> str:
+        """Why a node that was asked for does not run, in words; empty if nothing can be said."""
+        task = self.table.get((run.root, node))
+        if task is None or task.begun:
+            return ""
+        if self.control is None or not self._ready:
+            return "the queue is being made"
+        why = self.control.why()
+        return f"in the queue of spec {task.spec_key}" + (f"; {why}" if why else "")
+
+    def on_workers(self) -> None:
+        """Tell the runs how the workers are."""
+        if self.control is None:
+            return
+        counts, why = dict(self.control.counts()), self.control.why() if self.table else ""
+        for run in list(self.held.opened.values()):
+            tell = getattr(run, "workers", None)
+            if tell is not None:
+                tell(counts, why)
+
+    # -- writing entries -------------------------------------------------------------------------------------
+
+    def _opened(self, task: Task, failure: Failure | None) -> None:
+        run = task.origin.run
+        if task.stage is Stage.OVER:
+            return
+        if not self.held.is_open(run):
+            self.over(task)
+            task.taken_back() if failure is None else task.failed(failure)
+            return
+        if self._home is None:
+            self._home = run
+            self._prepare()
+        if self._home.root != run.root:
+            text = f"this pool serves {self._home.root}, and a run at {run.root} needs one of its own"
+            self.over(task)
+            task.failed(Failure(kind="protocol", error_type="FuruProtocolError", message=text))
+        elif self._ready:
+            self._write(task)
+        else:
+            self._waiting.append(task)
+
+    def _prepare(self) -> None:
+        assert self._home is not None
+        home = self._home
+        port = self._make_port(home.root)
+        self.control = Control(self.pool, self.config, home.root, home.run_id, port, self, self._out)
+        self._preparing = self._loop.create_task(self._begin(self.control), name="furu pool begin")
+
+    async def _begin(self, control: Control) -> None:
+        try:
+            await control.begin(self._surveyed)
+        except OSError as error:
+            self.on_broken(
+                f"the pool's folder cannot be made: {error.filename or ''} {error.strerror or error}"
+            )
+            return
+        self._ready = True
+        waiting, self._waiting = self._waiting, []
+        for task in waiting:
+            if task.stage is Stage.NEW:
+                self._write(task)
+
+    def _surveyed(self, survey: Survey) -> None:
+        control = self.control
+        assert control is not None
+        self._survey = survey
+        for sid in survey.sids:
+            control.fleet.adopt(sid)
+        control.fleet.examine_left(survey.wids)
+
+    def _write(self, task: Task) -> None:
+        control, node = self.control, task.origin.node
+        assert control is not None
+        try:
+            specs = specs_of(node.obj)
+        except FuruError as error:
+            self._fail(task, Failure(kind="protocol", error_type=type(error).__name__, message=str(error)))
+            return
+        spec = self._choose(task, specs)
+        if spec is None:
+            return
+        task.spec_key = spec.key
+        control.specs[spec.key] = spec
+        task.stage = Stage.OUT
+        self._out[spec.key] += 1
+        if self._take_over(task):
+            control.poke()
+            return
+        self._put(task, specs)
+
+    def _put(self, task: Task, specs: Sequence[SlurmSpec]) -> None:
+        control, request = self.control, task.origin
+        assert control is not None
+        node = request.node
+        numbers = self._survey.numbers
+        numbers[task.hash] = task.number = numbers.get(task.hash, 0) + 1
+        last = node.last_failure
+        entry = QueueEntry(
+            hash=task.hash,
+            name=node.name,
+            spec_key=task.spec_key,
+            executor_keys=[spec.key for spec in specs],
+            attempt=request.attempt,
+            ticket=task.number,
+            run_id=request.run.run_id,
+            priority=request.priority,
+            supersede=node.supersede,
+            takeover=node.takeover,
+            silent_at=node.silent_at,
+            history=list(node.history),
+            failure_kind=last.kind if last is not None else "",
+            error=last.line() if last is not None else "",
+        )
+        task.place = self._buckets.place(entry)
+        task.taken = False
+        control.tasks[task.file] = task
+        try:
+            missing = control.objects.missing(node.obj)
+        except FuruError as error:
+            self._fail(task, Failure(kind="protocol", error_type=type(error).__name__, message=str(error)))
+            return
+        number = task.number
+        control.feeder.put(entry, task.place, missing, lambda result: self._written(task, number, result))
+
+    def _written(self, task: Task, number: int, result: object) -> None:
+        if isinstance(result, OSError) and task.stage is Stage.OUT and task.number == number:
+            text = f"its entry cannot be written: {result.filename or ''} {result.strerror or result}"
+            self._fail(task, Failure(kind="infrastructure", error_type="OSError", message=text))
+        if self.control is not None:
+            self.control.poke()
+
+    def _choose(self, task: Task, specs: Sequence[SlurmSpec]) -> SlurmSpec | None:
+        """The spec that it is to wait for: the one that was asked for, or a later one that has workers."""
+        assert self.control is not None
+        first = min(task.origin.spec, len(specs) - 1)
+        whys = []
+        for spec in specs[first:]:
+            breaker = self.control.fleet.breaker(spec.key)
+            if breaker.open and self.pool.limit(spec):
+                return spec
+            whys.append(f"{spec.key}: {breaker.why or 'SlurmPool(workers=...) names none for it'}")
+        text = f"no workers can be had for its spec: {'; '.join(whys)}"
+        self._fail(task, Failure(kind="protocol", error_type="FuruExecutorError", message=text))
+        return None
+
+    def _take_over(self, task: Task) -> bool:
+        """Go on with an entry that an earlier controller wrote for the same node; False if there is none to use."""
+        control, node = self.control, task.origin.node
+        assert control is not None
+        left = self._survey.entries.pop(task.hash, None)
+        if left is None:
+            return False
+        name = f"{task.hash}.{left.number}"
+        if (
+            node.supersede
+            or node.takeover
+            or (left.place is not None and left.place.spec_key != task.spec_key)
+        ):
+            if left.place is not None:
+                control.feeder.discard(left.place, name)
+            return False
+        task.number, task.place, task.taken = left.number, left.place, left.place is None
+        control.tasks[name] = task
+        return True
+
+    # -- what becomes of them --------------------------------------------------------------------------------
+
+    def again(self, task: Task) -> None:
+        """Write the entry of a task again, under a new number."""
+        self._forget(task)
+        if task.unwanted:
+            self.over(task)
+            task.taken_back()
+        else:
+            self._write(task)
+
+    def over(self, task: Task) -> None:
+        """A task is about to tell its end to its runs."""
+        if task.stage is Stage.OVER:
+            return
+        self._forget(task)
+        task.stage = Stage.OVER
+        if self.table.get(task.key) is task:
+            del self.table[task.key]
+        if task in self._waiting:
+            self._waiting.remove(task)
+        if task.unwanted and self.control is not None and task.number:
+            self.control.feeder.forget_cancel(task.file)
+        self._over.set()
+        for request in task.after:
+            self._loop.call_soon(self.start, request)
+
+    def _forget(self, task: Task) -> None:
+        """Its present entry does not count any more."""
+        if self.control is not None and self.control.tasks.get(task.file) is task:
+            del self.control.tasks[task.file]
+        if task.stage is Stage.OUT:
+            self._out[task.spec_key] -= 1
+            task.stage = Stage.NEW
+
+    def _fail(self, task: Task, failure: Failure) -> None:
+        self.over(task)
+        task.failed(failure)
+
+    def _withdraw(self, task: Task, run: RunPort) -> bool:
+        """Take back what a run asked for while the task was being ended; True if that was all it wanted."""
+        mine = [request for request in task.after if request.run is run]
+        for request in mine:
+            task.after.remove(request)
+            run.post(TakenBack(request.node.hash, request.ticket))
+        return bool(mine)
+
+    def _leave(self, task: Task, run: RunPort) -> bool:
+        """Take a run off a task; True if the task goes on without it, because others want it too."""
+        mine = [request for request in task.requests if request.run is run]
+        if len(mine) == len(task.requests):
+            return not mine
+        for request in mine:
+            task.requests.remove(request)
+            run.post(TakenBack(request.node.hash, request.ticket))
+        return True
+
+    def _take_out(self, task: Task, end: bool) -> None:
+        """Take an entry out of the queue; if a worker has it and ``end``, have that end it."""
+        if task.stage is not Stage.OUT or self.control is None:
+            self.over(task)
+            task.taken_back()
+            return
+        feeder, name, number = self.control.feeder, task.file, task.number
+
+        def withdrawn(result: object) -> None:
+            if task.stage is not Stage.OUT or task.number != number:
+                return
+            if result is True:
+                self.over(task)
+                task.taken_back()
+            elif end:
+                feeder.cancel(name)
+
+        if task.place is None:
+            withdrawn(False)
+        else:
+            feeder.withdraw(task.place, name, withdrawn)
+
+    # -- workers that are gone -------------------------------------------------------------------------------
+
+    def on_gone(self, gone: Gone) -> None:
+        """What a worker had taken is told to the runs, or waits again."""
+        control = self.control
+        assert control is not None
+        wid = gone.worker.wid
+        for left in gone.remains.entries:
+            task = control.tasks.get(left.name)
+            if task is None:
+                control.feeder.forget_running(wid, left.name)
+            else:
+                self._orphan(task, left, gone)
+
+    def _orphan(self, task: Task, left: Left, gone: Gone) -> None:
+        control, ended, worker = self.control, gone.ended, gone.worker
+        assert control is not None
+        if left.open and (ended is None or is_proof(ended)):
+            for request in task.requests:
+                request.node.takeover, request.node.silent_at = left.generation, gone.remains.beat
+        task.mute += gone.mute
+        unharmed = worker.intent == "" and ended is not None and ended.how == "cancelled"
+        if left.begun:
+            task.began(worker.wid)
+        if task.unwanted or (left.begun and unharmed):
+            control.feeder.forget_running(worker.wid, left.name)
+            self.over(task)
+            task.taken_back()
+        elif left.begun or task.mute > 1:
+            control.feeder.forget_running(worker.wid, left.name)
+            self.over(task)
+            task.failed(_failure_of(task, gone), left.generation)
+        elif left.generation or task.place is None or not control.fleet.breaker(task.spec_key).open:
+            control.feeder.forget_running(worker.wid, left.name)
+            self.again(task)
+        else:
+            task.begun = task.taken = False
+            control.feeder.put_back(worker.wid, left.name, task.place)
+        control.poke()
+
+    def on_stopped(self, spec_key: str, why: str) -> None:
+        """Tasks that wait for this spec go to the next of theirs, or fail with the reason."""
+        _log.warning("no more workers are submitted for spec %s: %s", spec_key, why)
+        control = self.control
+        assert control is not None
+        for task in [each for each in self.table.values() if each.spec_key == spec_key]:
+            if task.stage is Stage.OUT and not task.taken and not task.unwanted and task.place is not None:
+                number = task.number
+
+                def withdrawn(result: object, task: Task = task, number: int = number) -> None:
+                    if result is True and task.stage is Stage.OUT and task.number == number:
+                        self.again(task)
+
+                control.feeder.withdraw(task.place, task.file, withdrawn)
+
+    def on_broken(self, text: str) -> None:
+        """Nothing can go on."""
+        for run in list(self.held.opened.values()):
+            run.fail(FuruExecutorError(text))
+
+
+def _failure_of(task: Task, gone: Gone) -> Failure:
+    worker, ended = gone.worker, gone.ended
+    status = worker.status
+    where = f"worker {worker.wid} (job {worker.job_id or '?'}" + (f" on {status.host})" if status else ")")
+    if gone.mute:
+        text = f"{where} never showed a beat"
+        return Failure(kind="lost", message=text, retryable=False if task.mute > 1 else None)
+    if ended is None:
+        return Failure(kind="lost", message=f"{where} gave no sign of life for a lease")
+    words = " ".join(part for part in (ended.state or "gone from Slurm", ended.reason) if part)
+    tail = gone.remains.tail.splitlines()[-20:]
+    return Failure(
+        kind=kind_of(ended, status.finished if status is not None else 0),
+        message=f"{where} ended while it was at it: {words}",
+        log_tail="\n".join(tail),
+    )

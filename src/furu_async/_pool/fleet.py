@@ -1,0 +1,421 @@
+"""The workers of a pool: submitting, following and ending them.
+
+Slurm's word comes from the poller, a worker's own from its folder. A worker that has ended, or was silent for a lease,
+is examined: what it had taken is told to whoever asked for it. Nothing here decides how many there are to be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from furu_async._model.resources import SlurmSpec
+from furu_async._plan.leases import LeaseRules
+from furu_async._pool import crew
+from furu_async._pool.breaker import Breaker, Death
+from furu_async._pool.crew import Remains, Worker
+from furu_async._pool.entries import WorkerStatus
+from furu_async._pool.wanted import Task
+from furu_async._runtime.blocking import DOOR, BlockingTimeout
+from furu_async._slurm import protocol as p
+from furu_async._slurm.poller import Poller
+from furu_async._slurm.port import JobRequest
+from furu_async._slurm.states import Alive, Ended
+from furu_async._slurm.submitter import Order, Pending, Submitter, Ticket, on_disk
+from furu_async._slurm.tracking import Change
+from furu_async._store import submissions
+from furu_async._store.layout import QueuePaths, RunPaths
+
+_EXAMINE_SECS = 60.0
+_AGAIN_SECS = 2.0
+
+_log = logging.getLogger("furu_async.pool")
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A worker is no more.
+
+    Attributes:
+        ended: how, as Slurm says; None: it was silent for a lease, or never beat, and Slurm says nothing.
+        mute: its job ran, and no beat was ever seen.
+    """
+
+    worker: Worker
+    ended: Ended | None
+    remains: Remains
+    mute: bool = False
+
+
+MakeRequest = Callable[[SlurmSpec, Ticket, int], JobRequest]
+
+
+class Fleet:
+    """See the module; all methods belong to one event loop.
+
+    Args:
+        make: the call of ``sbatch`` for so many workers of a spec.
+        tasks: by the names of their entries.
+        on_change: something is new; called often.
+        on_gone: a worker is no more, and its remains are known.
+        on_stopped: nothing is submitted for a spec any more, and why.
+        on_broken: Slurm, or the disk, gave trouble for too long.
+
+    Attributes:
+        workers: all that are not gone.
+        breakers: by spec key.
+    """
+
+    def __init__(
+        self,
+        paths: QueuePaths,
+        submitter: Submitter,
+        poller: Poller,
+        rules: LeaseRules,
+        tasks: dict[str, Task],
+        *,
+        make: MakeRequest,
+        on_change: Callable[[], None],
+        on_gone: Callable[[Gone], None],
+        on_stopped: Callable[[str, str], None],
+        on_broken: Callable[[str], None],
+    ) -> None:
+        self.paths: QueuePaths = paths
+        self.workers: list[Worker] = []
+        self.breakers: dict[str, Breaker] = {}
+        self._submitter = submitter
+        self._poller = poller
+        self._rules = rules
+        self._tasks = tasks
+        self._make = make
+        self._on_change = on_change
+        self._on_gone = on_gone
+        self._on_stopped = on_stopped
+        self._on_broken = on_broken
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[str, Pending] = {}
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._adopting: list[str] = []
+        self._changes = asyncio.Event()
+        self._count = 0
+        self.closing: bool = False
+
+    # -- submitting ------------------------------------------------------------------------------------------
+
+    def breaker(self, spec_key: str) -> Breaker:
+        """That of a spec."""
+        return self.breakers.setdefault(spec_key, Breaker())
+
+    def submit(self, spec: SlurmSpec, count: int) -> None:
+        """Submit workers for a spec, several as a job array."""
+        self._count += 1
+        self._begin(f"{self._count:04d}.{count}.{spec.key}", spec, count, spec.key)
+
+    def adopt(self, sid: str) -> None:
+        """Go on with a submission of an earlier controller: its workers are followed; what is not in Slurm yet, ended."""
+        parts = sid.split(".", 2)
+        if len(parts) == 3 and parts[0].isdigit() and parts[1].isdigit():
+            self._count = max(self._count, int(parts[0]))
+            self._adopting.append(sid)
+            self._keep(self._adopt(sid, max(1, int(parts[1])), parts[2]), f"furu pool adopt {sid}")
+
+    async def _adopt(self, sid: str, count: int, key: str) -> None:
+        paths = RunPaths(self.paths.root, self.paths.home).submission(sid)
+        try:
+            there = await on_disk(submissions.read, paths)
+        except OSError as error:
+            _log.warning("a submission of an earlier controller cannot be read: %s", error)
+            there = submissions.Submission()
+        last = there.last
+        if last is not None and last.job is not None and there.closed is None and not self.closing:
+            workers = [Worker(sid, key, index) for index in (range(count) if count > 1 else (-1,))]
+            self.workers += workers
+            for worker in workers:
+                self._follow(worker, Ticket(sid, last.number, last.token, last.name), last.job.job_id)
+        else:
+            self._begin(sid, SlurmSpec(), count, key)
+            self._pending[sid].cancel("its controller died")
+        self._adopting.remove(sid)
+        self._on_change()
+
+    def _begin(self, sid: str, spec: SlurmSpec, count: int, key: str) -> None:
+        indices = range(count) if count > 1 else (-1,)
+        workers = [Worker(sid, key, index) for index in indices]
+        self.workers += workers
+
+        def waiting(why: p.Waiting) -> None:
+            for worker in workers:
+                worker.waiting = f"not submitted yet: {why.words}" if why.words else ""
+            self._on_change()
+
+        order = Order(
+            paths=RunPaths(self.paths.root, self.paths.home).submission(sid),
+            run_id=self.paths.home,
+            sid=sid,
+            what=f"worker-{key}"[:40],
+            request=lambda ticket: self._make(spec, ticket, count),
+            on_waiting=waiting,
+        )
+        pending = self._pending[sid] = self._submitter.begin(order)
+        self._keep(self._placed(sid, pending, workers), f"furu pool submission {sid}")
+
+    async def _placed(self, sid: str, pending: Pending, workers: list[Worker]) -> None:
+        try:
+            finished = await pending.wait()
+        except Exception as error:
+            _log.exception("submitting workers failed")
+            finished = p.Finished("infrastructure", words=f"{type(error).__name__}: {error}")
+        ticket = pending.ticket
+        if finished.how == "placed" and finished.job is not None and ticket is not None:
+            for worker in workers:
+                self._follow(worker, ticket, finished.job.job_id)
+        else:
+            for worker in workers:
+                self._drop(worker)
+            if finished.how == "rejected":
+                self._stop(workers[0].spec_key, f"Slurm rejects its jobs: {finished.words}")
+            elif finished.how == "infrastructure" and not self.closing:
+                self._on_broken(f"workers cannot be submitted: {finished.words}")
+        self._pending.pop(sid, None)
+        self._on_change()
+
+    def _follow(self, worker: Worker, ticket: Ticket, job_id: str) -> None:
+        worker.waiting = ""
+        worker.name = ticket.name
+        worker.wid = worker.naming(ticket.token, 0)
+        worker.job_id = job_id if worker.index < 0 else f"{job_id}_{worker.index}"
+        worker.log = (
+            f"{RunPaths(self.paths.root, self.paths.home).base}/logs/{ticket.name}-{worker.job_id}.log"
+        )
+        token = ticket.token
+        worker.watch = self._poller.track(
+            worker.job_id, ticket.name, lambda change: self._changed(worker, token, change)
+        )
+
+    def _stop(self, spec_key: str, why: str) -> None:
+        breaker = self.breaker(spec_key)
+        breaker.why = breaker.why or why
+        if not self.closing:
+            self._on_stopped(spec_key, breaker.why)
+
+    # -- following -------------------------------------------------------------------------------------------
+
+    def _changed(self, worker: Worker, token: str, change: Change) -> None:
+        verdict = change.verdict
+        if change.restarted and not worker.gone:
+            # The run of the job before may still live where its node was lost; it is another worker from now on.
+            before = Worker(worker.sid, worker.spec_key, worker.index, worker.wid, worker.name, worker.job_id)
+            before.status, before.seen, before.began_at = worker.status, worker.seen, worker.began_at
+            before.log, before.ending, before.gone = worker.log, True, True
+            how = Ended("revoked", "REQUEUED", reason="Slurm has started its job again")
+            self._keep(self._examine(before, how), "furu pool examine")
+            worker.wid = worker.naming(token, change.job.restarts)
+            worker.status = worker.seen = worker.began_at = None
+        if isinstance(verdict, Alive) and verdict.phase == "running" and worker.began_at is None:
+            worker.began_at = self._loop.time()
+        if isinstance(verdict, Ended) and not worker.gone:
+            self._lose(worker, verdict)
+        self._on_change()
+
+    def _lose(self, worker: Worker, ended: Ended | None, mute: bool = False) -> None:
+        worker.gone = worker.ending = True
+        self._keep(self._examine(worker, ended, mute), "furu pool examine")
+
+    async def _examine(self, worker: Worker, ended: Ended | None, mute: bool = False) -> None:
+        while True:
+            try:
+                remains = await DOOR.probe.run(
+                    crew.examine, self.paths, worker.wid, worker.log, self._tasks, deadline=_EXAMINE_SECS
+                )
+            except BlockingTimeout as error:
+                remains = Remains(trouble=str(error))
+            if not remains.trouble or self.closing:
+                break
+            _log.warning("what worker %s left cannot be seen, tried again: %s", worker.wid, remains.trouble)
+            await asyncio.sleep(_AGAIN_SECS)
+        worker.status = remains.status or worker.status
+        if worker in self.workers:
+            self._drop(worker)
+            self._count_death(worker, ended, remains)
+        self._on_gone(Gone(worker, ended, remains, mute))
+        self._on_change()
+
+    def _count_death(self, worker: Worker, ended: Ended | None, remains: Remains) -> None:
+        status = worker.status
+        finished = status.finished if status is not None else 0
+        breaker = self.breaker(worker.spec_key)
+        planned = ended is not None and ended.how == "completed" and status is not None
+        if worker.intent or self.closing or (planned and not remains.entries):
+            if finished:
+                breaker.worked()
+            return
+        lived = 0.0 if worker.began_at is None else self._loop.time() - worker.began_at
+        how = (
+            "it gave no sign of life" if ended is None else f"{ended.state or 'gone'} {ended.reason}".strip()
+        )
+        if ended is not None and ended.exit_code:
+            how += f", exit code {ended.exit_code}"
+        text = f"job {worker.job_id}: {how}; {worker.log or 'no log'}: {remains.tail or '(empty)'}"
+        _log.warning("worker %s of spec %s is gone: %s", worker.wid, worker.spec_key, text)
+        cancelled = ended is not None and ended.how == "cancelled"
+        if ended is not None and ended.how in ("preempted", "timeout", "revoked"):
+            return
+        if breaker.died(Death(lived, finished, cancelled, text)):
+            self._on_stopped(worker.spec_key, breaker.why)
+
+    def examine_left(self, wids: Sequence[str]) -> None:
+        """Look at what workers of an earlier controller left that no submission is known of any more."""
+
+        async def examine() -> None:
+            while self._adopting:
+                self._changes.clear()
+                await self._changes.wait()
+            known = {worker.wid for worker in self.workers}
+            for wid in wids:
+                if wid not in known:
+                    stranger = Worker("", "", wid=wid, ending=True, gone=True)
+                    await self._examine(stranger, Ended("unknown", reason="no job of it is known"))
+
+        self._keep(examine(), "furu pool examine left")
+
+    def _drop(self, worker: Worker) -> None:
+        worker.gone = True
+        if worker.watch is not None:
+            worker.watch.close()
+        if worker in self.workers:
+            self.workers.remove(worker)
+        self._changes.set()
+
+    def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._loop.create_task(work, name=name)
+        self._jobs.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._jobs.discard(task)
+        self._changes.set()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("a step of the pool failed", exc_info=error)
+            self._on_broken(f"an error of the library's own: {type(error).__name__}: {error}")
+
+    async def look(self) -> None:
+        """Read status and beat of every worker that has, or may have, a process."""
+        there = [worker for worker in self.workers if worker.wid and not worker.gone]
+        if not there:
+            return
+        try:
+            seen = await DOOR.probe.run(
+                lambda: [crew.glance(self.paths, worker.wid) for worker in there], deadline=_EXAMINE_SECS
+            )
+        except BlockingTimeout:
+            return
+        now = self._loop.time()
+        for worker, glance in zip(there, seen, strict=True):
+            if worker.gone:
+                continue
+            if glance.status is not None and glance.status.wid == worker.wid:
+                self._hear(worker, glance.status)
+            self._observe(worker, glance.beat, now)
+
+    def _hear(self, worker: Worker, status: WorkerStatus) -> None:
+        before, worker.status = worker.status, status
+        if worker.began_at is None:
+            worker.began_at = self._loop.time()
+        if status.finished:
+            self.breaker(worker.spec_key).worked()
+        for name in status.began:
+            task = self._tasks.get(name)
+            if task is not None:
+                task.began(worker.wid)
+        if before is None or before.stage != status.stage:
+            if status.stage == "ended":
+                self._poller.poke()
+            self._on_change()
+
+    def _observe(self, worker: Worker, beat: bytes | None, now: float) -> None:
+        """Slurm's word comes first; where a job runs and its worker says nothing, silence counts."""
+        verdict = worker.verdict
+        if beat is None and not (isinstance(verdict, Alive) and verdict.phase == "running"):
+            return
+        if worker.status is not None and worker.status.stage == "ended":
+            return
+        if crew.observe(worker, beat, now, self._rules) != "lost":
+            return
+        mute = worker.seen is not None and worker.seen.counter is None
+        worker.intent = "it gave no sign of life" if not mute else "it never gave a sign of life"
+        self._keep(self._scancel([worker]), "furu pool scancel")
+        self._lose(worker, None, mute)
+
+    # -- ending ----------------------------------------------------------------------------------------------
+
+    def cancel(self, wids: Sequence[str], why: str) -> None:
+        """End workers whose places are wanted for others."""
+        chosen = [w for w in self.workers if w.view().wid in wids and not w.intent]
+        for worker in chosen:
+            worker.intent = why
+            pending = self._pending.get(worker.sid)
+            if pending is not None and worker.index < 0:
+                pending.cancel(why)
+        self._keep(self._scancel([worker for worker in chosen if worker.job_id]), "furu pool scancel")
+
+    async def _scancel(self, workers: Sequence[Worker]) -> None:
+        """The intent is on disk first; of an array that goes on with other tasks it is kept in mind only."""
+        ids = []
+        for worker in workers:
+            if worker.index < 0:
+                paths = RunPaths(self.paths.root, self.paths.home).submission(worker.sid)
+                await self._submitter.withdraw(paths, [worker.job_id], worker.intent)
+            else:
+                ids.append(worker.job_id)
+        if ids:
+            await self._submitter.port.cancel(ids)
+        self._poller.poke()
+
+    async def aclose(self, secs: float, patience: float) -> list[Worker]:
+        """End all workers; those that Slurm may still have after ``secs`` seconds.
+
+        The queue is closed before: workers with nothing to do end by themselves within ``patience``.
+        """
+        self.closing = True
+        until = self._loop.time() + secs
+        for pending in list(self._pending.values()):
+            pending.cancel("its pool was closed")
+        waiting = [w for w in self.workers if w.job_id and w.status is None]
+        for worker in self.workers:
+            worker.intent = worker.intent or "its pool was closed"
+        if waiting:
+            await self._withdraw_all(waiting)
+        soft_until = self._loop.time() + patience
+        while self.workers and self._loop.time() < soft_until:
+            await self.look()
+            if all(w.status is not None and w.status.stage == "ended" for w in self.workers if w.job_id):
+                break
+            await asyncio.sleep(0.05)
+        left = [w for w in self.workers if w.job_id and not (w.status and w.status.stage == "ended")]
+        if left:
+            await self._withdraw_all(left)
+        self._poller.poke()
+        while (self.workers or self._jobs) and self._loop.time() < until:
+            self._changes.clear()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._changes.wait()
+            except TimeoutError:
+                break
+        await self._submitter.settle(max(0.0, until - self._loop.time()))
+        for task in list(self._jobs):
+            task.cancel()
+        return list(self.workers)
+
+    async def _withdraw_all(self, workers: Sequence[Worker]) -> None:
+        base = RunPaths(self.paths.root, self.paths.home)
+        for sid in dict.fromkeys(worker.sid for worker in workers):
+            try:
+                await on_disk(submissions.close, base.submission(sid), "cancel", "its pool was closed")
+            except OSError as error:
+                _log.warning("cancelling without a record of it: %s", error)
+        await self._submitter.port.cancel([worker.job_id for worker in workers])

@@ -1,0 +1,101 @@
+"""The folder of a pool: made ready for workers, and what an earlier controller left there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+
+from furu_async._pool import queue
+from furu_async._pool.entries import PoolSettings, plain_config
+from furu_async._pool.objects_log import ObjectsLog
+from furu_async._pool.queue import Place
+from furu_async._runtime.config import FuruConfig
+from furu_async._store import atomic
+from furu_async._store.layout import QueuePaths, RunPaths, parse_entry_name
+from furu_async._store.records import encode
+
+
+@dataclass(frozen=True, slots=True)
+class LeftEntry:
+    """An entry that an earlier controller put into the queue.
+
+    Attributes:
+        place: where it waits; None: a worker has it, or is done with it.
+    """
+
+    number: int
+    place: Place | None = None
+
+
+@dataclass(slots=True)
+class Survey:
+    """What an earlier controller left; all empty for a new pool.
+
+    Attributes:
+        entries: by the hash of the artifact.
+        numbers: the greatest ticket that was seen of each artifact.
+        wids: workers that have taken something.
+        sids: submissions.
+    """
+
+    entries: dict[str, LeftEntry] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+    wids: list[str] = field(default_factory=list)
+    sids: list[str] = field(default_factory=list)
+
+    def add(self, name: str, place: Place | None = None, keep: bool = True) -> None:
+        """An entry of this name was seen."""
+        parsed = parse_entry_name(name)
+        if parsed is None:
+            return
+        digest, number = parsed
+        self.numbers[digest] = max(number, self.numbers.get(digest, 0))
+        known = self.entries.get(digest)
+        if keep and (known is None or known.number < number):
+            self.entries[digest] = LeftEntry(number, place)
+
+
+def settings_of(config: FuruConfig) -> PoolSettings:
+    """What workers are to know of this process."""
+    return PoolSettings(
+        config=plain_config(config),
+        path=[os.path.abspath(part) if part else os.getcwd() for part in sys.path],
+        cwd=os.getcwd(),
+        argv=list(sys.argv),
+    )
+
+
+def prepare(paths: QueuePaths, settings: PoolSettings, objects: ObjectsLog) -> Survey:
+    """Make the folder ready, and look at what is there; blocks.
+
+    Raises:
+        OSError: the store cannot be written.
+    """
+    run = RunPaths(paths.root, paths.home)
+    there = atomic.exists(paths.base)
+    for folder in (paths.todo, paths.done, paths.failed, paths.running, paths.cancel, f"{run.base}/logs"):
+        atomic.make_folders(folder)
+    atomic.replace(paths.settings, encode(settings))
+    survey = Survey()
+    if not there:
+        return survey
+    queue.reopen(paths)
+    objects.load()
+    for places in queue.waiting(paths).values():
+        for name, place in places.items():
+            survey.add(name, place)
+    for wid in queue.names(paths.running):
+        taken = queue.running(paths, wid)
+        for name in taken:
+            survey.add(name)
+        if taken:
+            survey.wids.append(wid)
+    for name in queue.done(paths):
+        survey.add(name)
+    for name in queue.failed(paths):
+        # Its attempt's end is in the store, and was counted from there.
+        survey.add(name, keep=False)
+        atomic.try_unlink(f"{paths.failed}/{name}")
+    survey.sids = sorted(queue.names(run.submissions))
+    return survey
