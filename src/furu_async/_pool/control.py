@@ -77,6 +77,7 @@ class Control:
     Attributes:
         tasks: by the names of their entries.
         specs: every spec that a task was written for.
+        detached: workers are to go on without a controller.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Control:
         self.paths: QueuePaths = QueuePaths(root, home)
         self.tasks: dict[str, Task] = {}
         self.specs: dict[str, SlurmSpec] = {}
+        self.detached: bool = False
         self.objects: ObjectsLog = ObjectsLog(self.paths.objects)
         self.feeder: Feeder = Feeder(self.paths, self.objects, config.infra_secs, self._on_trouble)
         self.poller: Poller = Poller(port, config.poll_interval_secs)
@@ -146,12 +148,21 @@ class Control:
         self._hurry = True
         self._wake.set()
 
-    async def aclose(self) -> list[Worker]:
-        """Close the queue, end all workers; those that may still be there when the time is over."""
+    async def aclose(self, leave: bool = False) -> list[Worker]:
+        """Close the queue, end all workers; those that may still be there when the time is over.
+
+        Args:
+            leave: leave queue and workers as they are.
+        """
         if self._task is not None:
             self._task.remove_done_callback(self._on_end)
             self._task.cancel()
             await asyncio.wait([self._task])
+        if leave:
+            await self.feeder.settle(_PATIENCE)
+            await self.fleet.leave(_PATIENCE)
+            await self.poller.aclose()
+            return []
         try:
             await DOOR.files.run(queue.close, self.paths, deadline=_PATIENCE)
         except (OSError, BlockingTimeout) as error:
@@ -249,12 +260,14 @@ class Control:
 
     def _request(self, spec: SlurmSpec, ticket: Ticket, count: int) -> JobRequest:
         run = RunPaths(self.paths.root, self.paths.home)
-        argv = (
+        argv: tuple[str, ...] = (
             *(sys.executable, "-m", "furu_async.worker", "pool"),
             *("--root", self.paths.root, "--home", self.paths.home),
             *("--sid", ticket.sid, "--try", str(ticket.k), "--token", ticket.token),
             *("--spec-key", spec.key, "--slots", str(self.pool.slots), "--idle", f"{self.pool.idle:g}"),
         )
+        if self.detached:
+            argv = (*argv, "--detached")
         wish = Wish(ticket.name, argv, f"{run.base}/logs", array=count if count > 1 else 0)
         return job_request(self.pool.with_options(spec), wish)
 

@@ -45,11 +45,13 @@ class PoolExecutor:
 
     Attributes:
         specs_in_turn: after `timeout` and `oom` a node goes on with the next of its specs.
+        can_detach: a run may be left while its workers go on.
     """
 
     kind = "slurm-pool"
     seed: int | None = None
     specs_in_turn: bool = True
+    can_detach: bool = True
 
     def __init__(self, pool: SlurmPool, config: FuruConfig) -> None:
         self.pool: SlurmPool = pool
@@ -60,7 +62,6 @@ class PoolExecutor:
         self.control: Control | None = None
         self._home: RunPort | None = None
         self._ready = False
-        self._released = False
         self._waiting: list[Task] = []
         self._out: Counter[str] = Counter()
         self._buckets = Buckets()
@@ -131,15 +132,26 @@ class PoolExecutor:
 
     async def release(self, run: RunPort) -> None:
         """The run is over here: end what it still has. The home run stays open for as long as there are workers."""
+        if getattr(run, "detached", False):
+            self._let_go(run)
+            return
         for (_, node), task in list(self.table.items()):
             if any(request.run is run for request in (*task.requests, *task.after)):
                 self.kill(run, node)
         while any(request.run is run for task in self.table.values() for request in task.requests):
             self._over.clear()
             await self._over.wait()
-        if run is self._home:
-            self._released = True
-        else:
+        if run is not self._home:
+            self.held.close(run)
+
+    def _let_go(self, run: RunPort) -> None:
+        """What is in the queue stays there, for whoever makes the same call again."""
+        for task in list(self.table.values()):
+            for request in [each for each in task.requests if each.run is run]:
+                task.requests.remove(request)
+            if not task.requests:
+                self.over(task)
+        if run is not self._home:
             self.held.close(run)
 
     async def aclose(self) -> None:
@@ -148,7 +160,7 @@ class PoolExecutor:
             self._preparing.cancel()
             await asyncio.wait([self._preparing])
         if self.control is not None:
-            left = await self.control.aclose()
+            left = await self.control.aclose(leave=bool(getattr(self._home, "detached", False)))
             if left:
                 jobs = ", ".join(worker.job_id or worker.sid for worker in left)
                 _log.warning(
@@ -211,6 +223,7 @@ class PoolExecutor:
         home = self._home
         port = self._make_port(home.root)
         self.control = Control(self.pool, self.config, home.root, home.run_id, port, self, self._out)
+        self.control.detached = getattr(home, "on_cancel", "cancel") == "detach"
         self._preparing = self._loop.create_task(self._begin(self.control), name="furu pool begin")
 
     async def _begin(self, control: Control) -> None:

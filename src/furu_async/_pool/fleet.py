@@ -115,7 +115,7 @@ class Fleet:
         self._begin(f"{self._count:04d}.{count}.{spec.key}", spec, count, spec.key)
 
     def adopt(self, sid: str) -> None:
-        """Go on with a submission of an earlier controller: its workers are followed; what is not in Slurm yet, ended."""
+        """Follow the workers of an earlier controller's submission; what is not in Slurm yet is taken back."""
         parts = sid.split(".", 2)
         if len(parts) == 3 and parts[0].isdigit() and parts[1].isdigit():
             self._count = max(self._count, int(parts[0]))
@@ -410,6 +410,13 @@ class Fleet:
         for task in list(self._jobs):
             task.cancel()
         return list(self.workers)
+
+    async def leave(self, secs: float) -> None:
+        """Follow nobody any more; what is being submitted has a moment to get through."""
+        self.closing = True
+        await self._submitter.settle(secs)
+        for task in list(self._jobs):
+            task.cancel()
 
     async def _withdraw_all(self, workers: Sequence[Worker]) -> None:
         base = RunPaths(self.paths.root, self.paths.home)

@@ -114,12 +114,13 @@ class Daemon:
             if self.stopping:
                 for task in self.tasks.values():
                     self._cancel(task)
-            unfinished = self._look()
+            self._look()
             self._reap()
             self._answer_asks()
             self._limits()
             self._start_what_can()
             now = clock.monotonic()
+            unfinished = any(not task.over for task in self.tasks.values())
             if unfinished:
                 idle_since = now
             elif self.stopping or now - idle_since >= _IDLE_SECS:
