@@ -59,7 +59,7 @@ class Crises:
             ("kill child", 1, self._kill_child),
             ("crash host", 1, lambda one: self._crash(one.process.host)),
             ("hang mount", 1, self._hang),
-            ("sleep", 1, self._sleep),
+            ("sleep", 2, self._sleep),
             ("wall jump", 1, self._jump),
             ("cancel", 1, self._cancel),
         ]
@@ -157,11 +157,13 @@ class Crises:
         host.hangs.append((self.loop.now, host.hung_until))
 
     def _sleep(self, controller: Controller) -> None:
-        """The lid is closed: nothing runs on this host for a while."""
-        host, seconds = controller.process.host, self._seconds()
+        """The lid is closed: nothing runs on this host for a while, and not everything wakes up at once."""
+        host, lease = controller.process.host, self.cluster.watch.lease
+        seconds = lease * self.rng.uniform(0.7, 3)
         host.asleep_until = max(host.asleep_until, self.loop.now + seconds)
+        late = lease * self.rng.choice([0.0, 0.1, 0.8])
         for process in host.processes.values():
-            self.loop.pause(process, seconds)
+            self.loop.pause(process, seconds + late * self.rng.random())
 
     def _jump(self, controller: Controller) -> None:
         controller.process.host.wall_offset += self.rng.choice([-3600, 3600])

@@ -97,7 +97,7 @@ class Watch:
         self.attempts = 0
         self.overlaps = 0
         self.lost: dict[tuple[str, int], Lost] = {}
-        self.ends: set[tuple[str, int]] = set()
+        self.ends: dict[tuple[str, int], tuple[str, str]] = {}
         self.places: dict[tuple[str, int], str] = {}
         self.published: dict[str, str] = {}
         self.beats: dict[str, float] = {}
@@ -163,11 +163,15 @@ class Watch:
         if not rest.isdigit() or "/data/" not in path:
             return
         key = base[-32:], int(rest)
-        if key in self.ends or not os.path.exists(path):
+        if not os.path.exists(path):
             return
-        self.ends.add(key)
-        self.places[key] = path
         end = decode(End, _read(path), path)
+        if key in self.ends:
+            if self.ends[key] != (end.token, end.status):
+                self.break_("doubles", f"{path} was there, and now says something else: {end.status}")
+            return
+        self.ends[key] = end.token, end.status
+        self.places[key] = path
         kind = end.failure.kind if end.failure is not None else ""
         self.say("end", key[0][:6], key[1], end.status, kind)
         claim = self._claim(f"{base}/.furu/claims/{rest}")
@@ -246,10 +250,14 @@ class Watch:
                 if self.durable and digest in self.told:
                     self.break_("lost", f"{path} was published, a host crashed, and {missing[0]}")
                 del self.published[digest]
-        self.ends = {key for key in self.ends if self._is_there(key)}
+        self.ends = {key: said for key, said in self.ends.items() if self._is_there(key)}
 
     def _is_there(self, key: tuple[str, int]) -> bool:
-        return key not in self.places or os.path.exists(self.places[key])
+        try:
+            decode(End, _read(self.places[key]), self.places[key])
+        except (OSError, Damaged):
+            return False
+        return True
 
     def check_store(self, items: list[Any]) -> None:
         """Published stays published and whole; every record can be read (or was cut by a crash)."""
@@ -294,7 +302,7 @@ class Watch:
 
     def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         operation = self.loop.operation
-        if name == "link":
+        if name in ("link", "rename", "replace"):
 
             def link(source: Any, target: Any, **options: Any) -> Any:
                 operation()
