@@ -145,6 +145,17 @@ class PoolSettings(Record, frozen=True, kw_only=True):
         return FuruConfig(**known)
 
 
+def worker_id(token: str, task: int = -1, restarts: int = 0) -> str:
+    """The name of a worker.
+
+    Args:
+        token: of the try that its job was submitted by.
+        task: its index in a job array, or -1.
+        restarts: how often Slurm has started the job again: each time it is another worker.
+    """
+    return token[:12] + (f"-a{task}" if task >= 0 else "") + (f"-r{restarts}" if restarts > 0 else "")
+
+
 def plain_config(config: FuruConfig) -> dict[str, Any]:
     """A `FuruConfig` as `PoolSettings` has it."""
     made: dict[str, Any] = msgspec.to_builtins(config, enc_hook=str)

@@ -286,7 +286,10 @@ def report(paths: QueuePaths, wid: str, name: str, what: Report) -> None:
     """
     temp = atomic.write_temp(paths.base, "report", encode(what))
     _into(temp, paths.failed, name)
-    atomic.try_unlink(f"{paths.running_of(wid)}/{name}")
+    try:
+        fs.unlink(f"{paths.running_of(wid)}/{name}")
+    except FileNotFoundError:
+        pass
 
 
 def cancelled(paths: QueuePaths) -> list[str]:

@@ -103,6 +103,20 @@ class FuruConfig:
         values.setdefault("path", project_root(cwd) / "furu-data")
         return cls(**values)
 
+    def environment(self) -> dict[str, str]:
+        """The ``FURU_*`` variables that `from_env` makes the same settings of."""
+        made = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, bool):
+                text = "1" if value else "0"
+            elif isinstance(value, tuple):
+                text = ",".join(value)
+            else:
+                text = "" if value is None else str(value)
+            made[_variable(item.name)] = text
+        return made
+
     def with_path(self, path: str | os.PathLike[str]) -> FuruConfig:
         """The same settings with another root."""
         return replace(self, path=Path(path))

@@ -1,0 +1,533 @@
+"""A pool's worker on virtual time: what it takes, what it reports, and when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pool_artifacts import BIG, SPEC, Choosy, Goes, Leaf, Limited
+from pool_env import HOME, KEY, Home
+
+from furu_async._pool import queue
+from furu_async._pool.pilot import Pilot
+from furu_async._pool.walltime import Walltime
+from furu_async._store import runs
+from furu_async._store.layout import ArtifactPaths, RunPaths
+from furu_async.testing import Computes, Fails, FakeExecutor, Hangs, Raises, Returns
+
+pytestmark = pytest.mark.virtual_time
+LONG = FakeExecutor(default=Returns(0, after=30.0))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+async def until(condition: Callable[[], Any], seconds: float = 200.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+async def with_worker(pilot: Pilot, then: Callable[[], Awaitable[Any]]) -> str:
+    """Run a worker, do something meanwhile, and wait for its end."""
+    running = asyncio.create_task(pilot.run())
+    await then()
+    return await running
+
+
+async def test_it_works_off_the_queue_and_ends_when_idle(home: Home) -> None:
+    names = [home.put(Leaf(n=n)) for n in range(20)]
+    loop = asyncio.get_running_loop()
+    why = await home.worker(idle=7.0).run()
+    assert why == "nothing to do for 7 s"
+    assert 7.0 <= loop.time() < 9.0
+    assert home.done() == sorted(names)
+    assert (home.todo(), home.running(), home.reports()) == ([], [], {})
+    assert [await Leaf(n=n).aexists() for n in ()] == []
+    status = home.status()
+    assert (status.stage, status.taken, status.finished, status.began) == ("ended", 20, 20, [])
+
+
+async def test_idle_time_counts_from_the_end_of_the_last_task(home: Home) -> None:
+    home.put(Leaf(n=1))
+    loop = asyncio.get_running_loop()
+    await home.worker(script=LONG, idle=10.0).run()
+    assert 40.0 <= loop.time() < 42.0
+
+
+async def test_slots_are_filled_and_no_more_is_taken(home: Home) -> None:
+    for n in range(10):
+        home.put(Leaf(n=n))
+    pilot = home.worker(script=LONG, slots=3)
+
+    async def look() -> None:
+        await until(lambda: len(home.status().began) == 3)
+        assert len(home.running()) == 3
+        assert len(home.todo()) == 7
+        pilot.drain("enough")
+
+    await with_worker(pilot, look)
+
+
+async def test_what_was_published_before_is_done(home: Home) -> None:
+    first = home.put(Leaf(n=1))
+    await home.worker().run()
+    second = home.put(Leaf(n=1))
+    await home.worker("w2").run()
+    assert home.done() == sorted([first, second])
+    assert home.generations(Leaf(n=1)) == 1
+
+
+async def test_a_failure_is_reported_and_the_worker_goes_on(home: Home) -> None:
+    bad, good = home.put(Leaf(n=1), history=["compute: earlier"]), home.put(Leaf(n=2))
+    script = FakeExecutor({Leaf(n=1): Raises(ValueError("no luck"))})
+    await home.worker(script=script).run()
+    assert home.done() == [good]
+    report = home.reports()[bad]
+    assert (report.outcome, report.begun, report.generation) == ("failed", True, 1)
+    assert report.failure is not None
+    assert report.failure.kind == report.failure_kind == "compute"
+    assert "no luck" in report.error
+    assert (report.worker_id, report.history, report.attempt) == ("w1", ["compute: earlier"], 1)
+
+
+# -- F72, F69: the claim is the truth --------------------------------------------------------------------------
+
+
+@pytest.mark.fault("F72")
+async def test_two_workers_with_the_same_entry_compute_once(home: Home) -> None:
+    """A copy of the entry is in the queue again while the first worker is at it."""
+    entry = home.entry(Leaf(n=1))
+    home.objects.append(home.objects.missing(Leaf(n=1)))
+    name = home.put_entry(entry)
+    first, second = home.worker("w1", LONG), home.worker("w2", LONG)
+
+    async def again() -> None:
+        await until(lambda: home.running() == [f"w1/{name}"] and home.status("w1").began)
+        home.put_entry(entry)
+        assert await second.run() == "nothing to do for 5 s"
+
+    await with_worker(first, again)
+    assert home.done() == [name]
+    report = home.only_report()
+    assert (report.outcome, report.begun, report.generation, report.worker_id) == (
+        "elsewhere",
+        False,
+        1,
+        "w2",
+    )
+    assert home.generations(Leaf(n=1)) == 1
+
+
+@pytest.mark.fault("F69")
+async def test_the_same_task_under_two_tickets_is_computed_once_by_one_worker(home: Home) -> None:
+    names = [home.put(Leaf(n=1)), home.put(Leaf(n=1))]
+    await home.worker(slots=2, script=LONG).run()
+    assert home.done() == sorted(names)
+    assert home.generations(Leaf(n=1)) == 1
+
+
+@pytest.mark.fault("F72")
+@pytest.mark.parametrize("workers", [2, 5])
+async def test_several_workers_share_a_queue_without_doing_anything_twice(home: Home, workers: int) -> None:
+    script = FakeExecutor(default=Returns(0, after=0.3))
+    nodes = [Leaf(n=n) for n in range(40)]
+    names = [home.put(node) for node in nodes]
+    pilots = [home.worker(f"w{k}", script, seed=k, slots=1 + k % 2) for k in range(workers)]
+    await asyncio.gather(*(pilot.run() for pilot in pilots))
+    assert home.done() == sorted(names)
+    assert [home.generations(node) for node in nodes] == [1] * 40
+    assert sum(home.status(f"w{k}").finished for k in range(workers)) == 40
+    assert all(home.status(f"w{k}").finished > 1 for k in range(workers))
+
+
+# -- F81: specs, code ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("F81")
+@pytest.mark.parametrize("spec_key", ["", BIG.key])
+async def test_an_entry_of_no_or_another_spec_is_refused_for_the_whole_run(home: Home, spec_key: str) -> None:
+    node = Leaf(n=1)
+    home.objects.append(home.objects.missing(node))
+    home.put_entry(home.entry(node, spec_key=spec_key), KEY)
+    good = home.put(Leaf(n=2))
+    await home.worker().run()
+    failure = home.only_report().failure
+    assert failure is not None
+    assert (failure.kind, failure.run_wide) == ("protocol", True)
+    assert KEY in failure.message
+    assert (spec_key or "(none)") in failure.message
+    assert home.generations(node) == 0
+    assert home.done() == [good], "it concerns the run, not the worker"
+
+
+@pytest.mark.fault("F81")
+async def test_specs_that_this_code_does_not_give_are_refused(home: Home) -> None:
+    home.put(Leaf(n=1), executor_keys=[BIG.key, SPEC.key], spec_key=SPEC.key)
+    await home.worker().run()
+    failure = home.only_report().failure
+    assert failure is not None
+    assert (failure.kind, failure.run_wide) == ("protocol", True)
+
+
+async def test_a_second_choice_of_spec_is_taken_by_its_worker(home: Home) -> None:
+    name = home.put(Choosy(n=1), spec_key=SPEC.key)
+    await home.worker().run()
+    assert home.done() == [name]
+
+
+@pytest.mark.parametrize("what", ["library", "hash"])
+async def test_other_code_than_the_controllers_is_refused_with_both_versions(home: Home, what: str) -> None:
+    if what == "library":
+        home.put(Leaf(n=1), library="9.9.9")
+    else:
+        entries = home.objects.missing(Leaf(n=1))
+        home.objects.append([type(e)(e.hash, e.cls, e.version, {"n": 5}) for e in entries])
+        home.put(Leaf(n=1))
+    await home.worker().run()
+    failure = home.only_report().failure
+    assert failure is not None
+    assert (failure.kind, failure.run_wide) == ("protocol", True)
+    assert "the controller has furu_async" in failure.message
+    assert "this worker" in failure.message
+    assert home.generations(Leaf(n=1)) == 0
+
+
+# -- what is in the queue and cannot be used -------------------------------------------------------------------
+
+
+@pytest.mark.fault("F78")
+async def test_an_unreadable_entry_is_set_aside_and_reported_by_its_name(home: Home) -> None:
+    name = home.put(Leaf(n=1))
+    place = queue.waiting(home.paths)[KEY][name]
+    Path(place.folder(home.paths), name).write_bytes(b"\0\0")
+    good = home.put(Leaf(n=2))
+    log: list[str] = []
+    await home.worker(log=log).run()
+    report = home.reports()[name]
+    assert (report.hash, report.ticket, report.detail) == (Leaf(n=1).furu_hash, 1, "unreadable")
+    assert report.failure is not None
+    assert (report.failure.kind, report.failure.run_wide) == ("protocol", False)
+    assert sorted(os.listdir(home.paths.bad)) == [name, f"{name}.why"]
+    assert home.done() == [good]
+
+
+@pytest.mark.fault("F78")
+async def test_foreign_files_do_not_keep_it_awake(home: Home) -> None:
+    os.makedirs(f"{home.paths.todo_of(KEY)}/000001-000000")
+    Path(home.paths.todo_of(KEY), "000001-000000", "notes.txt").write_text("mine")
+    loop, log = asyncio.get_running_loop(), []  # type: ignore[var-annotated]
+    await home.worker(log=log, idle=5.0).run()
+    assert 5.0 <= loop.time() < 7.0
+    assert sum("set aside" in line for line in log) == 1
+
+
+async def test_a_table_entry_that_comes_late_is_waited_for(home: Home) -> None:
+    name = home.put_entry(home.entry(Leaf(n=1)))
+    pilot = home.worker(idle=2.0)
+
+    async def late() -> None:
+        await asyncio.sleep(20)
+        assert home.running() == [f"w1/{name}"]
+        home.objects.append(home.objects.missing(Leaf(n=1)))
+
+    await with_worker(pilot, late)
+    assert home.done() == [name]
+
+
+async def test_a_table_entry_that_never_comes_is_infrastructure(home: Home) -> None:
+    home.put_entry(home.entry(Leaf(n=1)))
+    await home.worker(idle=2.0).run()
+    failure = home.only_report().failure
+    assert failure is not None
+    assert (failure.kind, failure.run_wide) == ("infrastructure", False)
+
+
+# -- cancelling ------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_entry_is_ended_within_a_second_and_returned(home: Home) -> None:
+    running, other = home.put(Leaf(n=1)), home.put(Leaf(n=2))
+    pilot = home.worker(script=FakeExecutor({Leaf(n=1): Hangs()}), slots=2, idle=3.0)
+    loop = asyncio.get_running_loop()
+
+    async def cancel() -> None:
+        await until(lambda: running in home.status().began)
+        queue.ask_to_cancel(home.paths, running)
+        asked = loop.time()
+        await until(lambda: home.reports())
+        assert loop.time() - asked <= 1.5
+
+    await with_worker(pilot, cancel)
+    report = home.only_report()
+    assert (report.outcome, report.begun, report.detail) == ("returned", True, "cancelled")
+    assert home.done() == [other]
+    assert queue.cancelled(home.paths) == [], "the wish is fulfilled"
+
+
+# -- signals and walltime --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("running", [0, 1, 2])
+async def test_a_signal_gives_back_what_has_not_begun_and_ends_what_runs(home: Home, running: int) -> None:
+    """Three are taken: two have slots, one had to wait for its table entry."""
+    script = FakeExecutor(default=Hangs())
+    ran = [home.put(Leaf(n=n)) for n in range(running)]
+    waits = home.put_entry(home.entry(Leaf(n=77)))
+    pilot = home.worker(script=script, slots=3)
+    loop = asyncio.get_running_loop()
+
+    async def signal() -> None:
+        await until(lambda: len(home.running()) == running + 1 and len(home.status().began) == running)
+        pilot.drain("SIGTERM")
+
+    assert await with_worker(pilot, signal) == "SIGTERM"
+    assert loop.time() < 5.0
+    assert home.todo() == [waits]
+    assert home.running() == []
+    reports = home.reports()
+    assert sorted(reports) == sorted(ran)
+    for report in reports.values():
+        assert report.begun
+        assert report.failure is not None
+        assert report.failure.kind == "preempted"
+    status = home.status()
+    assert (status.stage, status.why) == ("ended", "SIGTERM")
+
+
+async def test_a_task_that_still_ends_well_is_done(home: Home) -> None:
+    name = home.put(Leaf(n=1))
+    pilot = home.worker(script=FakeExecutor(default=Returns(1, after=3.0)))
+
+    async def warn() -> None:
+        await until(lambda: home.status().began)
+        pilot.drain("SIGUSR1", hard=False)
+
+    await with_worker(pilot, warn)
+    assert home.done() == [name]
+
+
+async def test_a_death_heard_just_before_the_signal_is_not_the_tasks_fault(home: Home) -> None:
+    """Slurm signals the children, too."""
+    home.put(Leaf(n=1))
+    pilot = home.worker(script=FakeExecutor(default=Fails("killed", after=3.0)))
+
+    async def signal() -> None:
+        await asyncio.sleep(3.1)
+        pilot.drain("SIGTERM")
+
+    await with_worker(pilot, signal)
+    failure = home.only_report().failure
+    assert failure is not None
+    assert failure.kind == "preempted"
+
+
+async def test_a_death_without_a_signal_is(home: Home) -> None:
+    home.put(Leaf(n=1))
+    await home.worker(script=FakeExecutor(default=Fails("killed", after=3.0))).run()
+    failure = home.only_report().failure
+    assert failure is not None
+    assert failure.kind == "killed"
+
+
+async def test_a_task_is_taken_only_if_its_limit_fits_what_is_left(home: Home) -> None:
+    loop = asyncio.get_running_loop()
+    free, limited = home.put(Leaf(n=1)), home.put(Limited(n=1))
+    total = Walltime(loop.time() + 90.0, 3600.0)
+    assert (
+        await home.worker(walltime=total).run() == "what is left of its walltime is too short for what waits"
+    )
+    assert home.done() == [free]
+    assert home.todo() == [limited]
+    assert loop.time() < 10, "there is nothing else to do for it"
+    await home.worker("w2", walltime=Walltime(loop.time() + 3600.0, 3600.0)).run()
+    assert home.done() == sorted([free, limited])
+
+
+async def test_a_limit_that_fits_no_allocation_of_this_spec_is_a_failure(home: Home) -> None:
+    loop = asyncio.get_running_loop()
+    home.put(Limited(n=1))
+    await home.worker(walltime=Walltime(loop.time() + 90.0, 90.0)).run()
+    failure = home.only_report().failure
+    assert failure is not None
+    assert failure.kind == "timeout"
+    assert "time_min" in failure.message
+
+
+@pytest.mark.parametrize(("node", "kind"), [(Leaf(n=1), "timeout"), (Goes(n=1), "preempted")])
+async def test_the_end_of_the_allocation(home: Home, node: Any, kind: str) -> None:
+    """A node that began with it would need more: another spec. One that goes on from its checkpoint just goes on."""
+    loop = asyncio.get_running_loop()
+    home.put(node)
+    pilot = home.worker(script=FakeExecutor(default=Hangs()), walltime=Walltime(loop.time() + 100.0, 100.0))
+    await pilot.run()
+    assert 88.0 < loop.time() < 97.0, "in time for SIGTERM, the grace period and the last words"
+    failure = home.only_report().failure
+    assert failure is not None
+    assert failure.kind == kind
+
+
+async def test_a_task_that_came_late_in_the_allocation_is_preempted(home: Home) -> None:
+    loop = asyncio.get_running_loop()
+    first, late = home.put(Leaf(n=1), priority=5), home.put(Leaf(n=2))
+    script = FakeExecutor({Leaf(n=1): Returns(0, after=40.0), Leaf(n=2): Hangs()})
+    waits = home.put(Leaf(n=3), priority=0)
+    await home.worker(script=script, walltime=Walltime(loop.time() + 100.0, 100.0)).run()
+    assert first in home.done()
+    by_name = {name: report.failure.kind for name, report in home.reports().items() if report.failure}
+    assert by_name in ({late: "preempted"}, {})
+    assert waits in (*home.done(), *home.todo())
+
+
+# -- the controller --------------------------------------------------------------------------------------------
+
+
+async def test_without_a_sign_of_its_controller_it_ends_after_what_runs(tmp_path: Path) -> None:
+    home = Home(tmp_path, lease_secs=20.0, heartbeat_secs=2.5, heartbeat_grace_secs=20.0)
+    loop = asyncio.get_running_loop()
+    home.claim(beat=home.beat("1"))
+    ran = home.put(Leaf(n=1))
+    pilot = home.worker(script=FakeExecutor(default=Returns(0, after=60.0)), idle=1000.0)
+
+    async def more() -> None:
+        await asyncio.sleep(40)
+        home.put(Leaf(n=2))
+
+    assert await with_worker(pilot, more) == "its controller gave no sign of life for a lease"
+    assert home.done() == [ran]
+    assert len(home.todo()) == 1
+    assert 60.0 <= loop.time() < 62.0
+
+
+async def test_as_long_as_its_controller_beats_it_stays(tmp_path: Path) -> None:
+    home = Home(tmp_path, lease_secs=20.0, heartbeat_secs=2.5, heartbeat_grace_secs=20.0)
+    home.claim(beat=home.beat("0"))
+    pilot = home.worker(idle=100.0)
+
+    async def beat() -> None:
+        for k in range(30):
+            home.beat(str(k))
+            await asyncio.sleep(3)
+
+    assert await with_worker(pilot, beat) == "nothing to do for 100 s"
+
+
+async def test_another_controller_of_the_run_is_waited_for(tmp_path: Path) -> None:
+    home = Home(tmp_path, lease_secs=20.0, heartbeat_secs=2.5, heartbeat_grace_secs=20.0)
+    loop = asyncio.get_running_loop()
+    home.claim("first", home.beat("1"))
+    pilot = home.worker(idle=30.0)
+
+    async def replaced() -> None:
+        await asyncio.sleep(15)
+        runs.end_run(home.run, 1, "first", "lost")
+        home.claim("second", home.beat("7"), after=1)
+
+    assert await with_worker(pilot, replaced) == "nothing to do for 30 s"
+    assert loop.time() < 35
+
+
+async def test_detached_it_needs_no_controller(tmp_path: Path) -> None:
+    home = Home(tmp_path, lease_secs=20.0, heartbeat_secs=2.5, heartbeat_grace_secs=20.0)
+    name = home.put(Leaf(n=1))
+    pilot = home.worker(script=FakeExecutor(default=Returns(0, after=300.0)), detached=True, idle=50.0)
+    assert await pilot.run() == "nothing to do for 50 s"
+    assert home.done() == [name]
+
+
+@pytest.mark.parametrize(("how", "ended"), [("cancelled", True), ("failed", False)])
+async def test_when_the_run_has_ended_it_ends(home: Home, how: Any, ended: bool) -> None:
+    home.claim(beat=home.beat("1"))
+    name = home.put(Leaf(n=1))
+    pilot = home.worker(script=LONG)
+
+    async def end() -> None:
+        await until(lambda: home.status().began)
+        runs.end_run(home.run, 1, "controller", how)
+
+    await with_worker(pilot, end)
+    if ended:
+        failure = home.only_report().failure
+        assert failure is not None
+        assert failure.kind == "cancelled"
+    else:
+        assert home.done() == [name]
+
+
+async def test_a_closed_pool_takes_nothing_more(home: Home) -> None:
+    names = [home.put(Leaf(n=n)) for n in range(3)]
+    pilot = home.worker(script=LONG)
+
+    async def close() -> None:
+        await until(lambda: home.status().began)
+        queue.close(home.paths)
+
+    assert await with_worker(pilot, close) == "the pool is closed"
+    assert len(home.done()) == 1
+    assert sorted([*home.done(), *home.todo()]) == sorted(names)
+
+
+# -- what it leaves --------------------------------------------------------------------------------------------
+
+
+async def test_it_claims_in_its_own_name_and_leaves_the_run_to_its_controller(home: Home) -> None:
+    node = Leaf(n=1)
+    home.put(node)
+    await home.worker(script=FakeExecutor(default=Computes())).run()
+    paths = ArtifactPaths(home.root, "pool_artifacts.Leaf", node.furu_hash)
+    assert b'"backend":"pool"' in Path(paths.claim(1)).read_bytes()
+    run = RunPaths(home.root, HOME)
+    assert not os.path.exists(run.claims)
+    assert not os.path.exists(run.ends)
+    assert os.listdir(f"{run.workers}/w1") == ["status.json"]
+
+
+async def test_a_short_task_is_taken_ahead_and_a_long_one_is_not(home: Home) -> None:
+    for n in range(60):
+        home.put(Leaf(n=n))
+    pilot = home.worker(script=FakeExecutor(default=Returns(0, after=0.05)))
+    depths: list[int] = []
+
+    async def look() -> None:
+        while len(home.done()) < 50:
+            depths.append(len(home.running()))
+            await asyncio.sleep(0.01)
+
+    await with_worker(pilot, look)
+    assert max(depths) == 2
+    slow = replace(LONG, default=Returns(0, after=1.0))
+    for n in range(60, 64):
+        home.put(Leaf(n=n))
+    pilot = home.worker("w2", script=slow)
+    await with_worker(pilot, lambda: until(lambda: len(home.running()) > 1 or len(home.done()) == 64))
+    assert pilot.work.depth() == 1
+
+
+async def test_an_idle_worker_asks_seldom_and_not_in_step(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from furu_async._pool.round import Desk
+
+    loop = asyncio.get_running_loop()
+    asked: dict[str, list[float]] = {}
+    real = Desk.round
+
+    def counted(desk: Desk, ask: Any) -> Any:
+        if ask.want:
+            asked.setdefault(desk.wid, []).append(loop.time())
+        return real(desk, ask)
+
+    monkeypatch.setattr(Desk, "round", counted)
+    pilots = [home.worker(f"w{k}", seed=k, idle=60.0) for k in range(3)]
+    await asyncio.gather(*(pilot.run() for pilot in pilots))
+    for times in asked.values():
+        late = [at for at in times if at > 20.0]
+        assert len(late) <= 60, "about once a second"
+    assert len({round(times[-1], 3) for times in asked.values()}) == 3
