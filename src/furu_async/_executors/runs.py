@@ -78,8 +78,10 @@ class Run:
     def why(self, obj: Furu[Any]) -> str:
         """What a node of this run is waiting for, in words; of somebody else's work also who, since and until when."""
         now = asyncio.get_running_loop().time()
-        told = self._driver.watcher.told(obj.furu_hash)
-        return told or self._driver.state.why(obj.furu_hash, now)
+        driver, digest = self._driver, obj.furu_hash
+        more = getattr(driver.executor, "why", None)
+        asked = more(driver, digest) if more is not None else ""
+        return driver.watcher.told(digest) or asked or driver.state.why(digest, now)
 
     def cancel(self) -> None:
         """End the run.

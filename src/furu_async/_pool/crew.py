@@ -85,12 +85,6 @@ class Worker:
         """For people: what it waits for, or does."""
         return self.waiting or self.intent or reason_to_wait(self.verdict)
 
-    def naming(self, token: str, restarts: int) -> str:
-        """The name that the worker gives itself."""
-        array = f"-a{self.index}" if self.index >= 0 else ""
-        again = f"-r{restarts}" if restarts else ""
-        return f"{token[:12]}{array}{again}"
-
 
 @dataclass(frozen=True, slots=True)
 class Row:

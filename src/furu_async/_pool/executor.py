@@ -192,9 +192,9 @@ class PoolExecutor:
             return
         counts, why = dict(self.control.counts()), self.control.why() if self.table else ""
         for run in list(self.held.opened.values()):
-            tell = getattr(run, "workers", None)
-            if tell is not None:
-                tell(counts, why)
+            ledger = getattr(run, "ledger", None)
+            if ledger is not None:
+                ledger.workers(counts, why)
 
     # -- writing entries -------------------------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ from furu_async._plan.leases import LeaseRules
 from furu_async._pool import crew
 from furu_async._pool.breaker import Breaker, Death
 from furu_async._pool.crew import Remains, Worker
-from furu_async._pool.entries import WorkerStatus
+from furu_async._pool.entries import WorkerStatus, worker_id
 from furu_async._pool.wanted import Task
+from furu_async._runtime import exit_codes
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._slurm import protocol as p
 from furu_async._slurm.poller import Poller
@@ -176,7 +177,8 @@ class Fleet:
             for worker in workers:
                 self._drop(worker)
             if finished.how == "rejected":
-                self._stop(workers[0].spec_key, f"Slurm rejects its jobs: {finished.words}")
+                self.breaker(workers[0].spec_key).reject(finished.words)
+                self._stopped(workers[0].spec_key)
             elif finished.how == "infrastructure" and not self.closing:
                 self._on_broken(f"workers cannot be submitted: {finished.words}")
         self._pending.pop(sid, None)
@@ -185,7 +187,7 @@ class Fleet:
     def _follow(self, worker: Worker, ticket: Ticket, job_id: str) -> None:
         worker.waiting = ""
         worker.name = ticket.name
-        worker.wid = worker.naming(ticket.token, 0)
+        worker.wid = worker_id(ticket.token, worker.index, 0)
         worker.job_id = job_id if worker.index < 0 else f"{job_id}_{worker.index}"
         worker.log = (
             f"{RunPaths(self.paths.root, self.paths.home).base}/logs/{ticket.name}-{worker.job_id}.log"
@@ -195,11 +197,9 @@ class Fleet:
             worker.job_id, ticket.name, lambda change: self._changed(worker, token, change)
         )
 
-    def _stop(self, spec_key: str, why: str) -> None:
-        breaker = self.breaker(spec_key)
-        breaker.why = breaker.why or why
+    def _stopped(self, spec_key: str) -> None:
         if not self.closing:
-            self._on_stopped(spec_key, breaker.why)
+            self._on_stopped(spec_key, self.breaker(spec_key).why)
 
     # -- following -------------------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class Fleet:
             before.log, before.ending, before.gone = worker.log, True, True
             how = Ended("revoked", "REQUEUED", reason="Slurm has started its job again")
             self._keep(self._examine(before, how), "furu pool examine")
-            worker.wid = worker.naming(token, change.job.restarts)
+            worker.wid = worker_id(token, worker.index, change.job.restarts)
             worker.status = worker.seen = worker.began_at = None
         if isinstance(verdict, Alive) and verdict.phase == "running" and worker.began_at is None:
             worker.began_at = self._loop.time()
@@ -263,8 +263,11 @@ class Fleet:
         cancelled = ended is not None and ended.how == "cancelled"
         if ended is not None and ended.how in ("preempted", "timeout", "revoked"):
             return
-        if breaker.died(Death(lived, finished, cancelled, text)):
-            self._on_stopped(worker.spec_key, breaker.why)
+        if ended is not None and ended.exit_code == exit_codes.VERSION_SKEW and breaker.open:
+            breaker.why = f"its workers have other code than this process: {text}"
+            self._stopped(worker.spec_key)
+        elif breaker.died(Death(lived, finished, cancelled, text)):
+            self._stopped(worker.spec_key)
 
     def examine_left(self, wids: Sequence[str]) -> None:
         """Look at what workers of an earlier controller left that no submission is known of any more."""
