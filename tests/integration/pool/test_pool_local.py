@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from pool_artifacts import Fails, Flaky, Item, KillsItsWorker, Other, Sleeps
+from pool_local_artifacts import Fails, Flaky, Item, KillsItsWorker, Other, Sleeps
 
 from furu_async import Furu, FuruConfig, RunReport, Scheduler, SlurmPool, SlurmSpec, run_dag
 from furu_async._slurm import local_files as files
