@@ -18,7 +18,6 @@ from furu_async._dag.tracks import Core, Sub, Track
 from furu_async._plan.events import Elsewhere, Failed, Started, Succeeded, TakenBack
 from furu_async._slurm.states import Alive, Ended
 from furu_async._slurm.tracking import Change, reason_to_wait
-from furu_async._store.layout import ArtifactPaths
 from furu_async.errors import FuruExecutorError
 from furu_async.report import Failure, FailureKind
 
@@ -205,7 +204,7 @@ class Following:
         ended = track.ended
         if sight.outcome is not None:
             failures, final, interrupted = sight.outcome
-            if failures and not interrupted:
+            if failures and (track.stopping or not interrupted):
                 self._count(track, failures[:-1])
                 last = failures[-1]
                 return msgspec.structs.replace(last, retryable=False) if final else last
@@ -269,9 +268,8 @@ class Following:
         """Tell the core now, or when it asks."""
         if failure.kind not in ("cancelled", "infrastructure"):
             track.used[failure.kind] = track.used.get(failure.kind, 0) + 1
-        if not failure.log_path and track.generation:
-            paths = ArtifactPaths(self.core.run.root, track.node.name, track.node.hash)
-            failure = msgspec.structs.replace(failure, log_path=paths.attempt(track.generation))
+        if not failure.log_path and track.log:
+            failure = msgspec.structs.replace(failure, log_path=track.log)
         track.started = False
         request, track.request = track.request, None
         if request is not None:

@@ -244,6 +244,7 @@ class DagRun:
         loop = asyncio.get_running_loop()
         until = loop.time() + _END_SECS
         while loop.time() < until:
+            # A person's patience, not the poller's: what was cancelled is asked about until it is gone.
             waiting = [task for task in self._tasks if task.get_name() == "furu dag cancel"]
             living = [
                 watch
@@ -253,4 +254,7 @@ class DagRun:
             ]
             if not waiting and not living:
                 return
-            await asyncio.sleep(0.1)
+            if waiting:
+                await asyncio.sleep(0.05)
+            else:
+                await self.shared.poller.snapshot()

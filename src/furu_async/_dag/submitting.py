@@ -30,6 +30,7 @@ from furu_async.report import Failure
 
 _BATCH = 64
 _AGAIN_SECS = 2.0
+_SEE_OFF_SECS = 20.0
 
 
 class Told(Protocol):
@@ -314,6 +315,7 @@ class Submitting:
             if track is None or track.uid != unit.uid:
                 continue
             track.job_id = f"{sub.job_id}_{k}" if sub.size > 1 else sub.job_id
+            track.log = f"{log_dir(core.paths)}/{sub.name}-{track.job_id}.log"
             node = track.node
             notes.append((node.name, digest, track.generation, track.wid, track.job_id, sub.cluster))
             if unit.phase == "open":
@@ -422,6 +424,14 @@ class Submitting:
             await self._scancel(ids)
             for unit, digest in drops:
                 self._follow.dropped(core.tracks[digest], unit.uid)
+        await self._see_off()
+
+    async def _see_off(self) -> None:
+        """Somebody waits for what was cancelled: ask Slurm until it is gone, more often than the poller would."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _SEE_OFF_SECS
+        while loop.time() < until and any(track.stopping for track in self.core.tracks.values()):
+            await self.core.shared.poller.snapshot()
 
     async def _scancel(self, ids: list[str]) -> None:
         loop = asyncio.get_running_loop()

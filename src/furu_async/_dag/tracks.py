@@ -31,6 +31,7 @@ class Track:
         spec: index of the specification of its present job.
         uid, sid, wid: of its present job; no uid: it has none.
         generation: that was claimed for it.
+        log: where the job's output goes.
         restarts: how often Slurm has started the job again.
         started: the core knows that the job runs.
         over: it has its result; created: by a job of this run.
@@ -50,6 +51,7 @@ class Track:
     wid: str = ""
     generation: int = 0
     job_id: str = ""
+    log: str = ""
     restarts: int = 0
     alive: Alive | None = None
     ended: Ended | None = None
