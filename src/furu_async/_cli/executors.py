@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from furu_async._cli.text import clean, number
+
 if TYPE_CHECKING:
+    from furu_async._dag.submission import SlurmDagSubmission
     from furu_async._executors.base import ExecutorLike
     from furu_async._executors.inspect import PlannedNode
 
-__all__ = ["EXECUTORS", "job_lines", "make_executor"]
+__all__ = ["EXECUTORS", "job_lines", "make_executor", "submission_lines"]
 
 EXECUTORS = ("local", "slurm-pool", "slurm-dag")
 _ONLY = {
@@ -20,6 +23,7 @@ _ONLY = {
     "slots": ("slurm-pool",),
     "idle": ("slurm-pool",),
     "cluster": ("slurm-pool", "slurm-dag"),
+    "max_jobs": ("slurm-dag",),
 }
 
 
@@ -35,7 +39,7 @@ def make_executor(options: Mapping[str, Any]) -> ExecutorLike:
     for name in given:
         if kind not in _ONLY[name]:
             raise click.UsageError(
-                f"--{name} is an option of --executor {' and '.join(_ONLY[name])}, not of {kind}"
+                f"--{name.replace('_', '-')} is an option of --executor {' and '.join(_ONLY[name])}, not of {kind}"
             )
     if options.get("detach") and kind == "local":
         raise click.UsageError("--detach leaves Slurm jobs running; --executor local has none")
@@ -62,7 +66,23 @@ def job_lines(executor: ExecutorLike, nodes: Sequence[PlannedNode], *, shown: in
     from furu_async._cli.jobs_table import dag_lines, pool_lines
 
     if isinstance(executor, SlurmPool):
-        return pool_lines(nodes, executor.limit_of, executor.max_workers, executor.slots)
+        return pool_lines(nodes, executor.limit, executor.max_workers, executor.slots)
     if isinstance(executor, SlurmDag):
         return dag_lines(nodes, shown=shown)
     return []
+
+
+def submission_lines(submission: SlurmDagSubmission) -> list[str]:
+    """What was submitted, and how to go on."""
+    jobs = sorted(set(submission.job_id_by_hash.values()), key=_by_number)
+    shown = " ".join(jobs[:20]) + (f" … and {len(jobs) - 20:,} more" if len(jobs) > 20 else "")
+    return [
+        f"run {clean(submission.run_id)}: {number(len(jobs), 'job')} in Slurm: {shown}",
+        f"targets: {' '.join(submission.root_job_ids)}",
+        f"logs in {clean(submission.log_dir)}",
+        "`furu-async run` with --executor slurm-dag and the same target follows them",
+    ]
+
+
+def _by_number(job_id: str) -> list[int]:
+    return [int(part) for part in job_id.replace("+", "_").split("_") if part.isdigit()]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from furu_async._cli.executors import EXECUTORS, job_lines, make_executor
+from furu_async._cli.executors import EXECUTORS, job_lines, make_executor, submission_lines
 from furu_async._cli.failures import failure_lines, summary_line, traceback_lines
 from furu_async._cli.plan_table import plan_lines
 from furu_async._cli.progress import make_progress
@@ -40,6 +40,23 @@ verbose_option = click.option(
 )
 root_option = click.option(
     "--root", type=click.Path(file_okay=False), help="Where results are kept; instead of FURU_PATH."
+)
+cluster_option = click.option(
+    "--cluster",
+    type=click.Choice(["slurm", "local"]),
+    help="Where jobs of slurm-pool and slurm-dag run: local needs no Slurm.  [default: slurm]",
+)
+retry_failed_option = click.option(
+    "--retry-failed/--no-retry-failed",
+    default=None,
+    help="Whether stored failures are tried again.  [default: yes]",
+)
+rerun_option = click.option(
+    "--rerun",
+    multiple=True,
+    metavar="MODULE.CLASS",
+    callback=lambda _context, _parameter, names: _class_names(names),
+    help="Compute the artifacts of this class again (or ALL).",
 )
 
 
@@ -65,11 +82,7 @@ def cli() -> None:
     type=click.FloatRange(min=0),
     help="Seconds without work after which a job of a slurm-pool ends.  [default: 60]",
 )
-@click.option(
-    "--cluster",
-    type=click.Choice(["slurm", "local"]),
-    help="Where the jobs of slurm-pool and slurm-dag run: local needs no Slurm.  [default: slurm]",
-)
+@cluster_option
 @click.option(
     "--mode",
     type=click.Choice(["process", "thread", "inline"]),
@@ -92,18 +105,8 @@ def cli() -> None:
 @click.option(
     "--retries", type=click.IntRange(min=0), help="Retries after the first failure of a node.  [default: 3]"
 )
-@click.option(
-    "--retry-failed/--no-retry-failed",
-    default=None,
-    help="Whether stored failures are tried again.  [default: yes]",
-)
-@click.option(
-    "--rerun",
-    multiple=True,
-    metavar="MODULE.CLASS",
-    callback=lambda _context, _parameter, names: _class_names(names),
-    help="Compute the artifacts of this class again (or ALL).",
-)
+@retry_failed_option
+@rerun_option
 @root_option
 @click.option("--progress/--no-progress", default=True, help="Tell how far the run is, on standard error.")
 @click.option("--dry-run", is_flag=True, help="Show what is there and what would be computed, and why.")
@@ -121,6 +124,33 @@ def run(target: str, *, verbose: bool, root: str | None, **options: Any) -> None
             code = _dry_run(targets, options, verbose)
         else:
             code = _run(targets, options, verbose)
+    sys.exit(code)
+
+
+@cli.command("submit")
+@click.argument("target")
+@cluster_option
+@click.option(
+    "--max-jobs", type=click.IntRange(min=1), help="Jobs in Slurm at a time.  [default: the cluster's limit]"
+)
+@retry_failed_option
+@rerun_option
+@root_option
+@click.option("--dry-run", is_flag=True, help="Show jobs, what they ask for, and which waits for which.")
+@verbose_option
+def submit(target: str, *, verbose: bool, root: str | None, **options: Any) -> None:
+    """Put one Slurm job for each node of TARGET that has to be computed into Slurm, wired, and leave.
+
+    `furu-async run TARGET --executor slurm-dag` joins these jobs, shows how they go, and submits again what needs it.
+    """
+    options = {**options, "executor": "slurm-dag"}
+    with _errors_told(verbose):
+        _use_root(root)
+        targets = load_targets(target)
+        if options["dry_run"]:
+            code = _dry_run(targets, options, verbose)
+        else:
+            code = _submit(targets, options)
     sys.exit(code)
 
 
@@ -202,6 +232,22 @@ def _run(targets: list[Furu[Any]], options: dict[str, Any], verbose: bool) -> in
     if not told.stopped:
         _tell(report)
     return 0 if report.ok else FAILED
+
+
+def _submit(targets: list[Furu[Any]], options: dict[str, Any]) -> int:
+    from furu_async import submit_dag
+    from furu_async._executors.sync import run_sync
+
+    _log_but_notes()
+    dag = make_executor(options)
+    again = {"retry_failed": options["retry_failed"], "rerun": options["rerun"]}
+    submission = run_sync(lambda: submit_dag(targets, executor=dag, **again))  # type: ignore[arg-type]
+    if submission.report is not None:
+        _tell(submission.report)
+        return 0 if submission.report.ok else FAILED
+    for line in submission_lines(submission):
+        click.echo(line)
+    return 0
 
 
 class _Told:
