@@ -108,6 +108,8 @@ class Home:
 
     def status(self, wid: str = "w1") -> WorkerStatus:
         path = self.run.worker(wid).status
+        if not os.path.exists(path):
+            return WorkerStatus(wid=wid, spec_key="")
         return decode(WorkerStatus, atomic.read_bytes(path), path)
 
     def generations(self, obj: Furu[Any]) -> int:
