@@ -123,7 +123,6 @@ class PoolSettings(Record, frozen=True, kw_only=True):
         path: its ``sys.path``, absolute, with the folder of its script.
         cwd: its working directory.
         argv: its ``sys.argv``; modules may look at it while they are imported.
-        grace_secs: between SIGTERM and SIGKILL of a task.
         python, library: versions of the controller's.
     """
 
@@ -131,7 +130,6 @@ class PoolSettings(Record, frozen=True, kw_only=True):
     path: list[str] = []
     cwd: str = ""
     argv: list[str] = []
-    grace_secs: float = 5.0
     python: str = msgspec.field(default_factory=platform.python_version)
     library: str = msgspec.field(default_factory=lambda: furu_async.__version__)
 
