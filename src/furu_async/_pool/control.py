@@ -15,7 +15,7 @@ from typing import Protocol
 
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.leases import LeaseRules
-from furu_async._pool import queue, reports
+from furu_async._pool import audit, queue, reports
 from furu_async._pool.crew import Worker
 from furu_async._pool.feeder import Feeder
 from furu_async._pool.fleet import Fleet, Gone
@@ -123,6 +123,8 @@ class Control:
         self._hurry = False
         self._task: asyncio.Task[None] | None = None
         self._looked_at = float("-inf")
+        self._auditor = audit.Auditor(rules)
+        self._audited_at = self._loop.time()
         self._trouble_since: float | None = None
         self._slowest = min(_SLOWEST, max(_FIRST, config.poll_interval_secs / 10))
 
@@ -181,6 +183,7 @@ class Control:
             found = await self._round(unlink)
             unlink = self._judge.judge(found)
             await self._look()
+            await self._audit()
             self.resize()
             self._owner.on_workers()
             busy = bool(unlink) or found.more or self._hurry
@@ -215,6 +218,23 @@ class Control:
         if now - self._looked_at >= _STATUS_SECS:
             self._looked_at = now
             await self.fleet.look()
+
+    async def _audit(self) -> None:
+        now = self._loop.time()
+        if now - self._audited_at < self._auditor.interval:
+            return
+        self._audited_at = now
+        followed = {worker.wid for worker in self.fleet.workers}
+        try:
+            sight = await DOOR.probe.run(audit.look, self.paths, followed, deadline=_ROUND_SECS)
+        except (OSError, BlockingTimeout):
+            return
+        lost, silent = self._auditor.judge(sight, self.tasks, self._loop.time())
+        for task in lost:
+            _log.warning("the entry of %s is nowhere; it is written again", task.describe())
+            self._owner.again(task)
+        for wid in silent:
+            self.fleet.examine_stranger(wid)
 
     async def _pause(self, delay: float) -> None:
         self._wake.clear()

@@ -246,7 +246,6 @@ class PoolExecutor:
         self._survey = survey
         for sid in survey.sids:
             control.fleet.adopt(sid)
-        control.fleet.examine_left(survey.wids)
 
     def _write(self, task: Task) -> None:
         control, node = self.control, task.origin.node
@@ -292,7 +291,7 @@ class PoolExecutor:
             error=last.line() if last is not None else "",
         )
         task.place = self._buckets.place(entry)
-        task.taken = False
+        task.taken = task.written = False
         control.tasks[task.file] = task
         try:
             missing = control.objects.missing(node.obj)
@@ -303,7 +302,9 @@ class PoolExecutor:
         control.feeder.put(entry, task.place, missing, lambda result: self._written(task, number, result))
 
     def _written(self, task: Task, number: int, result: object) -> None:
-        if isinstance(result, OSError) and task.stage is Stage.OUT and task.number == number:
+        mine = task.stage is Stage.OUT and task.number == number
+        task.written = task.written or (mine and not isinstance(result, OSError))
+        if isinstance(result, OSError) and mine:
             text = f"its entry cannot be written: {result.filename or ''} {result.strerror or result}"
             self._fail(task, Failure(kind="infrastructure", error_type="OSError", message=text))
         if self.control is not None:
@@ -340,6 +341,7 @@ class PoolExecutor:
                 control.feeder.discard(left.place, name)
             return False
         task.number, task.place, task.taken = left.number, left.place, left.place is None
+        task.written = True
         control.tasks[name] = task
         return True
 

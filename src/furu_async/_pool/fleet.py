@@ -99,7 +99,6 @@ class Fleet:
         self._loop = asyncio.get_running_loop()
         self._pending: dict[str, Pending] = {}
         self._jobs: set[asyncio.Task[None]] = set()
-        self._adopting: list[str] = []
         self._changes = asyncio.Event()
         self._count = 0
         self.closing: bool = False
@@ -120,7 +119,6 @@ class Fleet:
         parts = sid.split(".", 2)
         if len(parts) == 3 and parts[0].isdigit() and parts[1].isdigit():
             self._count = max(self._count, int(parts[0]))
-            self._adopting.append(sid)
             self._keep(self._adopt(sid, max(1, int(parts[1])), parts[2]), f"furu pool adopt {sid}")
 
     async def _adopt(self, sid: str, count: int, key: str) -> None:
@@ -139,7 +137,6 @@ class Fleet:
         else:
             self._begin(sid, SlurmSpec(), count, key)
             self._pending[sid].cancel("its controller died")
-        self._adopting.remove(sid)
         self._on_change()
 
     def _begin(self, sid: str, spec: SlurmSpec, count: int, key: str) -> None:
@@ -269,20 +266,10 @@ class Fleet:
         elif breaker.died(Death(lived, finished, cancelled, text)):
             self._stopped(worker.spec_key)
 
-    def examine_left(self, wids: Sequence[str]) -> None:
-        """Look at what workers of an earlier controller left that no submission is known of any more."""
-
-        async def examine() -> None:
-            while self._adopting:
-                self._changes.clear()
-                await self._changes.wait()
-            known = {worker.wid for worker in self.workers}
-            for wid in wids:
-                if wid not in known:
-                    stranger = Worker("", "", wid=wid, ending=True, gone=True)
-                    await self._examine(stranger, Ended("unknown", reason="no job of it is known"))
-
-        self._keep(examine(), "furu pool examine left")
+    def examine_stranger(self, wid: str) -> None:
+        """Look at what a worker left that is not followed (any more), and was silent for a lease."""
+        stranger = Worker("", "", wid=wid, ending=True, gone=True)
+        self._keep(self._examine(stranger, None), "furu pool examine")
 
     def _drop(self, worker: Worker) -> None:
         worker.gone = True

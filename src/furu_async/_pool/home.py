@@ -35,13 +35,11 @@ class Survey:
     Attributes:
         entries: by the hash of the artifact.
         numbers: the greatest ticket that was seen of each artifact.
-        wids: workers that have taken something.
         sids: submissions.
     """
 
     entries: dict[str, LeftEntry] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
-    wids: list[str] = field(default_factory=list)
     sids: list[str] = field(default_factory=list)
 
     def add(self, name: str, place: Place | None = None, keep: bool = True) -> None:
@@ -86,11 +84,8 @@ def prepare(paths: QueuePaths, settings: PoolSettings, objects: ObjectsLog) -> S
         for name, place in places.items():
             survey.add(name, place)
     for wid in queue.names(paths.running):
-        taken = queue.running(paths, wid)
-        for name in taken:
+        for name in queue.running(paths, wid):
             survey.add(name)
-        if taken:
-            survey.wids.append(wid)
     for name in queue.done(paths):
         survey.add(name)
     for name in queue.failed(paths):

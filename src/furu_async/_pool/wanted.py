@@ -34,6 +34,7 @@ class Task:
         number: ticket of its present entry: counted here, because several runs may want it, and because a
             controller before this one may have left entries. A report of another number is late.
         begun: a worker's process is at it.
+        written: its entry is in the queue, or was.
         unwanted: it is being taken back or ended.
         damaged: how often its entry, or the report on it, could not be read.
         mute: how often a worker that had it never showed a beat.
@@ -56,6 +57,7 @@ class Task:
         "taken",
         "unwanted",
         "worker",
+        "written",
     )
 
     def __init__(self, request: Request) -> None:
@@ -71,6 +73,7 @@ class Task:
         self.stage: Stage = Stage.NEW
         self.begun: bool = False
         self.taken: bool = False
+        self.written: bool = False
         self.unwanted: bool = False
         self.worker: str = ""
         self.damaged: int = 0
