@@ -20,6 +20,7 @@ from furu_async._pool.objects_log import ObjectsLog
 from furu_async._slurm import protocol
 from furu_async._slurm.parameters import Wish, request
 from furu_async._slurm.port import JobRequest, JobRow, Silence
+from furu_async._slurm.states import Alive
 from furu_async._slurm.submitter import Order as SubmitOrder
 from furu_async._slurm.submitter import Ticket
 from furu_async._slurm.tracking import Change
@@ -72,6 +73,7 @@ class Submitting:
         self._log = ObjectsLog(orders.objects_path(core.paths))
         self._loaded = False
         self._claiming = asyncio.Lock()
+        self._adopted: set[int] = set()
         self._drops: list[tuple[Unit, str]] = []
         self._dropping: asyncio.Task[None] | None = None
 
@@ -216,6 +218,7 @@ class Submitting:
             return
         unit = core.wiring.adopt(members, order.spec, set(known))
         core.subs[unit.uid] = Sub(unit.uid, sid, len(members))
+        self._adopted.add(unit.uid)
         by_hash = {node.hash: node for node in order.nodes}
         for digest, answer in known.items():
             track = core.tracks[digest]
@@ -361,12 +364,15 @@ class Submitting:
         """All jobs of a wave are in Slurm: release what is held of it."""
         core = self.core
         missing: list[int] = []
-        held = [unit for unit in units if unit.hold]
+        ids: list[str] = []
+        held = {unit.job: unit.uid for unit in units if unit.hold}
         if held:
-            known = {row.base_id for row in await self._rows()}
-            # What is held, or waits for what is held, cannot have ended.
-            missing = [u.uid for u in units if (u.hold or u.edges) and u.live and u.job not in known]
-        ids = [unit.job for unit in held if unit.uid not in missing]
+            rows = await self._rows()
+            known = {row.base_id for row in rows}
+            # What is held, or waits for what is held, cannot have ended; what was adopted may have.
+            fresh = [unit for unit in units if unit.uid not in self._adopted]
+            missing = [u.uid for u in fresh if (u.hold or u.edges) and u.live and u.job not in known]
+            ids = list({row.base_id: None for row in rows if row.base_id in held and _is_held(row)})
         loop = asyncio.get_running_loop()
         until = loop.time() + core.shared.config.infra_secs
         while ids:
@@ -442,6 +448,11 @@ class Submitting:
             if done.ok or loop.time() > until:
                 return
             await asyncio.sleep(_AGAIN_SECS)
+
+
+def _is_held(row: JobRow) -> bool:
+    verdict = row.verdict()
+    return isinstance(verdict, Alive) and verdict.phase == "held"
 
 
 def log_dir(paths: RunPaths) -> str:
