@@ -13,18 +13,17 @@ from collections.abc import Sequence
 from furu_async._executors.base import Node, Request, RunPort
 from furu_async._executors.identity import Identity
 from furu_async._executors.validity import validate_stored
-from furu_async._model.artifact import specs_of
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import TakenBack
 from furu_async._pool.control import Control
-from furu_async._pool.crew import Left, Row, is_proof, kind_of, row_of
-from furu_async._pool.entries import QueueEntry
+from furu_async._pool.crew import Row, row_of
 from furu_async._pool.fleet import Gone
 from furu_async._pool.held_runs import HeldRuns
 from furu_async._pool.home import Survey
+from furu_async._pool.orphans import care_for
 from furu_async._pool.pool import SlurmPool
-from furu_async._pool.queue import Buckets
 from furu_async._pool.wanted import Stage, Task
+from furu_async._pool.writer import Writer
 from furu_async._runner.keeper_client import KeeperClient
 from furu_async._runner.validity import Validation
 from furu_async._runtime.config import FuruConfig
@@ -32,7 +31,7 @@ from furu_async._slurm.local_port import LocalPort
 from furu_async._slurm.port import SlurmPort
 from furu_async._slurm.real import RealSlurm
 from furu_async._store.runs import Unfinished
-from furu_async.errors import FuruError, FuruExecutorError
+from furu_async.errors import FuruExecutorError
 from furu_async.report import Failure
 
 _log = logging.getLogger("furu_async.pool")
@@ -64,8 +63,7 @@ class PoolExecutor:
         self._ready = False
         self._waiting: list[Task] = []
         self._out: Counter[str] = Counter()
-        self._buckets = Buckets()
-        self._survey = Survey()
+        self._writer: Writer | None = None
         self._over = asyncio.Event()
         self._preparing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -196,7 +194,7 @@ class PoolExecutor:
             if ledger is not None:
                 ledger.workers(counts, why)
 
-    # -- writing entries -------------------------------------------------------------------------------------
+    # -- the queue -------------------------------------------------------------------------------------------
 
     def _opened(self, task: Task, failure: Failure | None) -> None:
         run = task.origin.run
@@ -223,6 +221,7 @@ class PoolExecutor:
         home = self._home
         port = self._make_port(home.root)
         self.control = Control(self.pool, self.config, home.root, home.run_id, port, self, self._out)
+        self._writer = Writer(self.control, self._out, self._fail)
         self.control.detached = getattr(home, "on_cancel", "cancel") == "detach"
         self._preparing = self._loop.create_task(self._begin(self.control), name="furu pool begin")
 
@@ -241,109 +240,16 @@ class PoolExecutor:
                 self._write(task)
 
     def _surveyed(self, survey: Survey) -> None:
-        control = self.control
+        control, writer = self.control, self._writer
         assert control is not None
-        self._survey = survey
+        assert writer is not None
+        writer.survey = survey
         for sid in survey.sids:
             control.fleet.adopt(sid)
 
     def _write(self, task: Task) -> None:
-        control, node = self.control, task.origin.node
-        assert control is not None
-        try:
-            specs = specs_of(node.obj)
-        except FuruError as error:
-            self._fail(task, Failure(kind="protocol", error_type=type(error).__name__, message=str(error)))
-            return
-        spec = self._choose(task, specs)
-        if spec is None:
-            return
-        task.spec_key = spec.key
-        control.specs[spec.key] = spec
-        task.stage = Stage.OUT
-        self._out[spec.key] += 1
-        if self._take_over(task):
-            control.poke()
-            return
-        self._put(task, specs)
-
-    def _put(self, task: Task, specs: Sequence[SlurmSpec]) -> None:
-        control, request = self.control, task.origin
-        assert control is not None
-        node = request.node
-        numbers = self._survey.numbers
-        numbers[task.hash] = task.number = numbers.get(task.hash, 0) + 1
-        last = node.last_failure
-        entry = QueueEntry(
-            hash=task.hash,
-            name=node.name,
-            spec_key=task.spec_key,
-            executor_keys=[spec.key for spec in specs],
-            attempt=request.attempt,
-            ticket=task.number,
-            run_id=request.run.run_id,
-            priority=request.priority,
-            supersede=node.supersede,
-            takeover=node.takeover,
-            silent_at=node.silent_at,
-            history=list(node.history),
-            failure_kind=last.kind if last is not None else "",
-            error=last.line() if last is not None else "",
-        )
-        task.place = self._buckets.place(entry)
-        task.taken = task.written = False
-        control.tasks[task.file] = task
-        try:
-            missing = control.objects.missing(node.obj)
-        except FuruError as error:
-            self._fail(task, Failure(kind="protocol", error_type=type(error).__name__, message=str(error)))
-            return
-        number = task.number
-        control.feeder.put(entry, task.place, missing, lambda result: self._written(task, number, result))
-
-    def _written(self, task: Task, number: int, result: object) -> None:
-        mine = task.stage is Stage.OUT and task.number == number
-        task.written = task.written or (mine and not isinstance(result, OSError))
-        if isinstance(result, OSError) and mine:
-            text = f"its entry cannot be written: {result.filename or ''} {result.strerror or result}"
-            self._fail(task, Failure(kind="infrastructure", error_type="OSError", message=text))
-        if self.control is not None:
-            self.control.poke()
-
-    def _choose(self, task: Task, specs: Sequence[SlurmSpec]) -> SlurmSpec | None:
-        """The spec that it is to wait for: the one that was asked for, or a later one that has workers."""
-        assert self.control is not None
-        first = min(task.origin.spec, len(specs) - 1)
-        whys = []
-        for spec in specs[first:]:
-            breaker = self.control.fleet.breaker(spec.key)
-            if breaker.open and self.pool.limit(spec):
-                return spec
-            whys.append(f"{spec.key}: {breaker.why or 'SlurmPool(workers=...) names none for it'}")
-        text = f"no workers can be had for its spec: {'; '.join(whys)}"
-        self._fail(task, Failure(kind="protocol", error_type="FuruExecutorError", message=text))
-        return None
-
-    def _take_over(self, task: Task) -> bool:
-        """Go on with an entry that an earlier controller wrote for the same node; False if there is none to use."""
-        control, node = self.control, task.origin.node
-        assert control is not None
-        left = self._survey.entries.pop(task.hash, None)
-        if left is None:
-            return False
-        name = f"{task.hash}.{left.number}"
-        if (
-            node.supersede
-            or node.takeover
-            or (left.place is not None and left.place.spec_key != task.spec_key)
-        ):
-            if left.place is not None:
-                control.feeder.discard(left.place, name)
-            return False
-        task.number, task.place, task.taken = left.number, left.place, left.place is None
-        task.written = True
-        control.tasks[name] = task
-        return True
+        assert self._writer is not None
+        self._writer.write(task)
 
     # -- what becomes of them --------------------------------------------------------------------------------
 
@@ -428,41 +334,8 @@ class PoolExecutor:
 
     def on_gone(self, gone: Gone) -> None:
         """What a worker had taken is told to the runs, or waits again."""
-        control = self.control
-        assert control is not None
-        wid = gone.worker.wid
-        for left in gone.remains.entries:
-            task = control.tasks.get(left.name)
-            if task is None:
-                control.feeder.forget_running(wid, left.name)
-            else:
-                self._orphan(task, left, gone)
-
-    def _orphan(self, task: Task, left: Left, gone: Gone) -> None:
-        control, ended, worker = self.control, gone.ended, gone.worker
-        assert control is not None
-        if left.open and (ended is None or is_proof(ended)):
-            for request in task.requests:
-                request.node.takeover, request.node.silent_at = left.generation, gone.remains.beat
-        task.mute += gone.mute
-        unharmed = worker.intent == "" and ended is not None and ended.how == "cancelled"
-        if left.begun:
-            task.began(worker.wid)
-        if task.unwanted or (left.begun and unharmed):
-            control.feeder.forget_running(worker.wid, left.name)
-            self.over(task)
-            task.taken_back()
-        elif left.begun or task.mute > 1:
-            control.feeder.forget_running(worker.wid, left.name)
-            self.over(task)
-            task.failed(_failure_of(task, gone), left.generation)
-        elif left.generation or task.place is None or not control.fleet.breaker(task.spec_key).open:
-            control.feeder.forget_running(worker.wid, left.name)
-            self.again(task)
-        else:
-            task.begun = task.taken = False
-            control.feeder.put_back(worker.wid, left.name, task.place)
-        control.poke()
+        assert self.control is not None
+        care_for(gone, self.control, self.again, self.over)
 
     def on_stopped(self, spec_key: str, why: str) -> None:
         """Tasks that wait for this spec go to the next of theirs, or fail with the reason."""
@@ -483,21 +356,3 @@ class PoolExecutor:
         """Nothing can go on."""
         for run in list(self.held.opened.values()):
             run.fail(FuruExecutorError(text))
-
-
-def _failure_of(task: Task, gone: Gone) -> Failure:
-    worker, ended = gone.worker, gone.ended
-    status = worker.status
-    where = f"worker {worker.wid} (job {worker.job_id or '?'}" + (f" on {status.host})" if status else ")")
-    if gone.mute:
-        text = f"{where} never showed a beat"
-        return Failure(kind="lost", message=text, retryable=False if task.mute > 1 else None)
-    if ended is None:
-        return Failure(kind="lost", message=f"{where} gave no sign of life for a lease")
-    words = " ".join(part for part in (ended.state or "gone from Slurm", ended.reason) if part)
-    tail = gone.remains.tail.splitlines()[-20:]
-    return Failure(
-        kind=kind_of(ended, status.finished if status is not None else 0),
-        message=f"{where} ended while it was at it: {words}",
-        log_tail="\n".join(tail),
-    )

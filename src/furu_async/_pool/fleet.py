@@ -19,6 +19,7 @@ from furu_async._pool.breaker import Breaker, Death
 from furu_async._pool.crew import Remains, Worker
 from furu_async._pool.entries import WorkerStatus, worker_id
 from furu_async._pool.wanted import Task
+from furu_async._pool.withdrawing import withdraw, withdraw_all
 from furu_async._runtime import exit_codes
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._slurm import protocol as p
@@ -295,8 +296,6 @@ class Fleet:
     async def look(self) -> None:
         """Read status and beat of every worker that has, or may have, a process."""
         there = [worker for worker in self.workers if worker.wid and not worker.gone]
-        if not there:
-            return
         try:
             seen = await DOOR.probe.run(
                 lambda: [crew.glance(self.paths, worker.wid) for worker in there], deadline=_EXAMINE_SECS
@@ -353,16 +352,7 @@ class Fleet:
         self._keep(self._scancel([worker for worker in chosen if worker.job_id]), "furu pool scancel")
 
     async def _scancel(self, workers: Sequence[Worker]) -> None:
-        """The intent is on disk first; of an array that goes on with other tasks it is kept in mind only."""
-        ids = []
-        for worker in workers:
-            if worker.index < 0:
-                paths = RunPaths(self.paths.root, self.paths.home).submission(worker.sid)
-                await self._submitter.withdraw(paths, [worker.job_id], worker.intent)
-            else:
-                ids.append(worker.job_id)
-        if ids:
-            await self._submitter.port.cancel(ids)
+        await withdraw(self.paths, self._submitter, workers)
         self._poller.poke()
 
     async def aclose(self, secs: float, patience: float) -> list[Worker]:
@@ -378,7 +368,7 @@ class Fleet:
         for worker in self.workers:
             worker.intent = worker.intent or "its pool was closed"
         if waiting:
-            await self._withdraw_all(waiting)
+            await withdraw_all(self.paths, self._submitter, waiting)
         soft_until = self._loop.time() + patience
         while self.workers and self._loop.time() < soft_until:
             await self.look()
@@ -387,7 +377,7 @@ class Fleet:
             await asyncio.sleep(0.05)
         left = [w for w in self.workers if w.job_id and not (w.status and w.status.stage == "ended")]
         if left:
-            await self._withdraw_all(left)
+            await withdraw_all(self.paths, self._submitter, left)
         self._poller.poke()
         while (self.workers or self._jobs) and self._loop.time() < until:
             self._changes.clear()
@@ -407,12 +397,3 @@ class Fleet:
         await self._submitter.settle(secs)
         for task in list(self._jobs):
             task.cancel()
-
-    async def _withdraw_all(self, workers: Sequence[Worker]) -> None:
-        base = RunPaths(self.paths.root, self.paths.home)
-        for sid in dict.fromkeys(worker.sid for worker in workers):
-            try:
-                await on_disk(submissions.close, base.submission(sid), "cancel", "its pool was closed")
-            except OSError as error:
-                _log.warning("cancelling without a record of it: %s", error)
-        await self._submitter.port.cancel([worker.job_id for worker in workers])
