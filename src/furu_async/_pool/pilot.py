@@ -80,6 +80,9 @@ class Pilot:
         self._shown: Any = None
         self._shown_at = float("-inf")
         self._trouble = False
+        self._main: asyncio.Task[Any] | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self._given_up = self._finishing = False
 
     # -- its life --------------------------------------------------------------------------------------------
 
@@ -89,6 +92,7 @@ class Pilot:
         Raises:
             FuruError: it cannot work here: the store cannot be written, or its keeper is gone.
         """
+        self._main = asyncio.current_task()
         try:
             await DOOR.files.run(self._taker.prepare)
             await self._open_home()
@@ -97,6 +101,9 @@ class Pilot:
                 took = await self._round()
                 self._decide()
                 await self._pause(took)
+        except asyncio.CancelledError:
+            if not self._given_up or self._main is None or self._main.uncancel():
+                raise
         finally:
             await self._finish()
         if self._error is not None:
@@ -110,6 +117,17 @@ class Pilot:
             self.executor.hurry()
         else:
             self.work.end("hard" if hard else "soft", why)
+            self._ends_hard()
+
+    def _ends_hard(self) -> None:
+        """Whoever sent the signal does not wait for a store that gives no answer."""
+        if self._patience is None and self.work.ending == "hard":
+            self._patience = self._loop.call_later(self.plan.grace + _LAST_SECS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._main is not None and not self._finishing:
+            self._given_up = True
+            self._main.cancel()
 
     def _over(self) -> bool:
         work = self.work
@@ -118,17 +136,18 @@ class Pilot:
     def _decide(self) -> None:
         """Whether it is time to end."""
         now, plan, guardian, work = self._loop.time(), self.plan, self._guardian, self.work
+        state = "there" if plan.detached else guardian.state
         if plan.walltime.over(now, plan.grace):
             work.end("hard", "the walltime of its allocation ends", "timeout")
-        elif guardian.state == "over" and guardian.how in ("cancelled", "error"):
+        elif state == "over" and guardian.how in ("cancelled", "error"):
             work.end("hard", f"its run has ended: {guardian.how}", "cancelled")
         elif work.ending:
             return
         elif plan.walltime.closing(now, plan.grace):
             work.end("soft", "the walltime of its allocation is nearly over")
-        elif guardian.state == "over":
+        elif state == "over":
             work.end("soft", "its run has ended")
-        elif guardian.state == "silent" and not plan.detached:
+        elif state == "silent":
             work.end("soft", "its controller gave no sign of life for a lease")
         elif not work.tasks and not self._unread:
             idle = now - work.idle_since
@@ -149,7 +168,7 @@ class Pilot:
 
         run = self.work.run_of(self.paths.home, lambda _: None, settle, settle)
         until = self._loop.time() + _OPEN_SECS
-        while not opened.done():
+        while not opened.done() and not self.work.ending:
             self.executor.join(run)
             await asyncio.wait([opened], timeout=_MOST_POLL)
             if not opened.done() and self._loop.time() > until:
@@ -162,7 +181,9 @@ class Pilot:
 
     async def _finish(self) -> None:
         """Nothing is left behind: children and keeper end, what ended is written, what has not begun waits again."""
-        self.stage = "draining"
+        self.stage, self._finishing = "draining", True
+        if self._patience is not None:
+            self._patience.cancel()
         self.work.abandon()
         self.work.ask.back += [(taken.name, taken.place) for taken in self._unread]
         self._unread = []
@@ -215,7 +236,7 @@ class Pilot:
         return True
 
     def _spread(self) -> float:
-        return 0.75 + 0.5 * self._random.random()
+        return 0.6 + 0.4 * self._random.random()
 
     def _hear(self, answer: Answer) -> None:
         work = self.work

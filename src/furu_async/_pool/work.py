@@ -47,7 +47,7 @@ class PilotPlan:
     Attributes:
         slots: tasks at the same time.
         idle: seconds without work after which it ends.
-        detached: it goes on without a controller.
+        detached: it goes on without a controller, and when the run has ended, until the queue is closed or empty.
         job_id, restart_count: of its Slurm job.
         grace: seconds between SIGTERM and SIGKILL of a task.
         seed: of what it draws at random.

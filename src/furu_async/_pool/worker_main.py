@@ -187,7 +187,7 @@ class _Worker:
         args = self.args
         run = RunPaths(self.root, args.home)
         seen = runs.look_run(run)
-        if seen.verdict == "over":
+        if seen.verdict == "over" and not args.detached:
             return False, "its run has ended"
         if queue.is_closed(self.paths):
             return False, "its pool is closed"

@@ -176,6 +176,7 @@ def test_a_module_that_cannot_be_imported_is_a_protocol_failure(pool: Pool) -> N
 # -- ends ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F58")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_on_a_signal_it_is_gone_within_seconds_and_the_task_is_free(pool: Pool, number: int) -> None:
     running = pool.make(Sleeps, 1)
@@ -196,6 +197,7 @@ def test_on_a_signal_it_is_gone_within_seconds_and_the_task_is_free(pool: Pool, 
     assert artifacts.look(pool.artifact(running)).verdict == "free"
 
 
+@pytest.mark.fault("F58")
 def test_slurm_signals_the_children_too(pool: Pool) -> None:
     name = pool.put(pool.make(Sleeps, 1))
     worker = pool.start()
@@ -277,6 +279,7 @@ def test_a_cancelled_task_is_ended_and_the_worker_goes_on(pool: Pool) -> None:
     assert pool.done() == [other]
 
 
+@pytest.mark.fault("F44")
 def test_near_the_end_of_its_walltime_it_takes_nothing_and_ends_in_time(pool: Pool) -> None:
     name = pool.put(pool.make(Sleeps, 1))
     ends = time.time() + 14 * SCALE

@@ -18,6 +18,7 @@ from furu_async._pool.pilot import Pilot
 from furu_async._pool.walltime import Walltime
 from furu_async._store import runs
 from furu_async._store.layout import ArtifactPaths, RunPaths
+from furu_async.errors import FuruStoreError
 from furu_async.testing import Computes, Fails, FakeExecutor, Hangs, Raises, Returns
 
 pytestmark = pytest.mark.virtual_time
@@ -275,6 +276,7 @@ async def test_a_cancelled_entry_is_ended_within_a_second_and_returned(home: Hom
 # -- signals and walltime --------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F58")
 @pytest.mark.parametrize("running", [0, 1, 2])
 async def test_a_signal_gives_back_what_has_not_begun_and_ends_what_runs(home: Home, running: int) -> None:
     """Three are taken: two have slots, one had to wait for its table entry."""
@@ -314,6 +316,7 @@ async def test_a_task_that_still_ends_well_is_done(home: Home) -> None:
     assert home.done() == [name]
 
 
+@pytest.mark.fault("F58")
 async def test_a_death_heard_just_before_the_signal_is_not_the_tasks_fault(home: Home) -> None:
     """Slurm signals the children, too."""
     home.put(Leaf(n=1))
@@ -337,6 +340,7 @@ async def test_a_death_without_a_signal_is(home: Home) -> None:
     assert failure.kind == "killed"
 
 
+@pytest.mark.fault("F57")
 async def test_a_task_is_taken_only_if_its_limit_fits_what_is_left(home: Home) -> None:
     loop = asyncio.get_running_loop()
     free, limited = home.put(Leaf(n=1)), home.put(Limited(n=1))
@@ -351,6 +355,41 @@ async def test_a_task_is_taken_only_if_its_limit_fits_what_is_left(home: Home) -
     assert home.done() == sorted([free, limited])
 
 
+@pytest.mark.fault("F57")
+async def test_what_it_gives_back_does_not_keep_it(home: Home) -> None:
+    loop = asyncio.get_running_loop()
+    pilot = home.worker(walltime=Walltime(loop.time() + 90.0, 3600.0), idle=5.0)
+
+    async def later() -> None:
+        await asyncio.sleep(3.5)
+        home.put(Limited(n=1))
+
+    await with_worker(pilot, later)
+    assert loop.time() < 5.0
+
+
+@pytest.mark.fault("F72")
+async def test_what_it_took_and_was_not_told_of_is_found(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server renamed, and all that came back was errors."""
+    names = [home.put(Leaf(n=n)) for n in range(2)]
+    real, failed = queue._move, []
+
+    def move(source: str, target: str) -> bool:
+        moved = real(source, target)
+        if "/todo/" in source and not failed:
+            failed.append(source)
+            raise OSError(5, "Input/output error", source)
+        return moved
+
+    monkeypatch.setattr(queue, "_move", move)
+    log: list[str] = []
+    await home.worker(log=log, script=QUICK).run()
+    assert failed
+    assert home.done() == sorted(names)
+    assert any("the store gives trouble" in line for line in log)
+
+
+@pytest.mark.fault("F57")
 async def test_a_limit_that_fits_no_allocation_of_this_spec_is_a_failure(home: Home) -> None:
     loop = asyncio.get_running_loop()
     home.put(Limited(n=1))
@@ -361,6 +400,7 @@ async def test_a_limit_that_fits_no_allocation_of_this_spec_is_a_failure(home: H
     assert "time_min" in failure.message
 
 
+@pytest.mark.fault("F44")
 @pytest.mark.parametrize(("node", "kind"), [(Leaf(n=1), "timeout"), (Goes(n=1), "preempted")])
 async def test_the_end_of_the_allocation(home: Home, node: Any, kind: str) -> None:
     """A node that began with it would need more: another spec. One that goes on from its checkpoint just goes on."""
@@ -374,6 +414,7 @@ async def test_the_end_of_the_allocation(home: Home, node: Any, kind: str) -> No
     assert failure.kind == kind
 
 
+@pytest.mark.fault("F44")
 async def test_a_task_that_came_late_in_the_allocation_is_preempted(home: Home) -> None:
     loop = asyncio.get_running_loop()
     first, late = home.put(Leaf(n=1), priority=5), home.put(Leaf(n=2))
@@ -474,6 +515,13 @@ async def test_a_closed_pool_takes_nothing_more(home: Home) -> None:
     assert sorted([*home.done(), *home.todo()]) == sorted(names)
 
 
+async def test_of_a_closed_pool_it_touches_nothing(home: Home) -> None:
+    name = home.put(Leaf(n=1))
+    queue.close(home.paths)
+    assert await home.worker().run() == "the pool is closed"
+    assert (home.status().taken, home.todo()) == (0, [name])
+
+
 # -- what it leaves --------------------------------------------------------------------------------------------
 
 
@@ -510,6 +558,7 @@ async def test_a_short_task_is_taken_ahead_and_a_long_one_is_not(home: Home) -> 
     assert pilot.work.depth() == 1
 
 
+@pytest.mark.fault("F109")
 async def test_an_idle_worker_asks_seldom_and_not_in_step(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -531,3 +580,39 @@ async def test_an_idle_worker_asks_seldom_and_not_in_step(
         late = [at for at in times if at > 20.0]
         assert len(late) <= 60, "about once a second"
     assert len({round(times[-1], 3) for times in asked.values()}) == 3
+
+
+async def test_a_store_that_gives_no_answer_does_not_keep_it_from_ending(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.put(Leaf(n=1))
+    pilot = home.worker(script=FakeExecutor(default=Hangs()))
+    loop = asyncio.get_running_loop()
+    hangs = loop.create_future()
+
+    async def signal() -> None:
+        await until(lambda: home.status().began)
+        monkeypatch.setattr(Pilot, "_round", lambda *_, **__: asyncio.shield(hangs))
+        await asyncio.sleep(10)
+        pilot.drain("SIGTERM")
+
+    assert await with_worker(pilot, signal) == "SIGTERM"
+    assert loop.time() < 45.0
+
+
+async def test_without_a_store_to_begin_with_it_says_so(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", home.run.workers)
+
+    monkeypatch.setattr("furu_async._store.card.Card.write", refuse)
+    with pytest.raises(FuruStoreError, match="cannot be written"):
+        await home.worker().run()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+async def test_detached_it_goes_on_when_the_run_has_ended(home: Home, how: Any) -> None:
+    home.claim(beat=home.beat("1"))
+    runs.end_run(home.run, 1, "controller", how)
+    names = [home.put(Leaf(n=n)) for n in range(3)]
+    await home.worker(script=LONG, detached=True).run()
+    assert home.done() == sorted(names)

@@ -111,7 +111,7 @@ def test_another_controller_begins_a_new_observation() -> None:
     guardian.see(Sighting("held", "1.a", b"5"), 0.0)
     _watch(guardian, 60, Sighting("lost"), 5.0)
     assert guardian.state == "there"
-    assert _watch(guardian, 60, Sighting("held", "2.b", b"1"), 70.0) == float("inf")
+    assert _watch(guardian, 60, Sighting("held", "2.b", b"5"), 70.0) == float("inf")
 
 
 def test_an_end_is_final() -> None:
