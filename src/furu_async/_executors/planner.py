@@ -99,7 +99,7 @@ def _probe_one(paths: ArtifactPaths, exact: bool, earlier: Earlier | None) -> Fo
 
 
 def _is_of(claim: Claim | None, earlier: Earlier) -> bool:
-    return claim is not None and claim.backend == "dag" and claim.run_id == earlier.run_id
+    return claim is not None and claim.backend in ("dag", "pool") and claim.run_id == earlier.run_id
 
 
 def _judge_unpublished(seen: Look) -> Found:

@@ -16,9 +16,9 @@ from typing import Protocol
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.leases import LeaseRules
 from furu_async._pool import audit, queue, reports
-from furu_async._pool.crew import Worker
+from furu_async._pool.crew import Gone, Worker
 from furu_async._pool.feeder import Feeder
-from furu_async._pool.fleet import Fleet, Gone
+from furu_async._pool.fleet import Fleet
 from furu_async._pool.home import Survey, prepare, settings_of
 from furu_async._pool.objects_log import ObjectsLog
 from furu_async._pool.pool import SlurmPool
@@ -263,7 +263,7 @@ class Control:
 
     def resize(self) -> None:
         """Have workers submitted or cancelled, as sizing says."""
-        if self.fleet.closing:
+        if self.fleet.closing or self.fleet.adopting:
             return
         specs = [
             SpecView(key, count, 0, self.pool.limit(self.specs[key]), self.fleet.breaker(key).open)

@@ -166,6 +166,21 @@ class Remains:
     trouble: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A worker is no more.
+
+    Attributes:
+        ended: how, as Slurm says; None: it was silent for a lease, or never beat, and Slurm says nothing.
+        mute: its job ran, and no beat was ever seen.
+    """
+
+    worker: Worker
+    ended: Ended | None
+    remains: Remains
+    mute: bool = False
+
+
 def examine(paths: QueuePaths, wid: str, log: str, tasks: dict[str, Task]) -> Remains:
     """Look at what a dead worker left; blocks.
 

@@ -16,8 +16,7 @@ from furu_async._executors.validity import validate_stored
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import TakenBack
 from furu_async._pool.control import Control
-from furu_async._pool.crew import Row, row_of
-from furu_async._pool.fleet import Gone
+from furu_async._pool.crew import Gone, Row, row_of
 from furu_async._pool.held_runs import HeldRuns
 from furu_async._pool.home import Survey
 from furu_async._pool.orphans import care_for

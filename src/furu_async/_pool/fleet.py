@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.leases import LeaseRules
 from furu_async._pool import crew
 from furu_async._pool.breaker import Breaker, Death
-from furu_async._pool.crew import Remains, Worker
+from furu_async._pool.crew import Gone, Remains, Worker
 from furu_async._pool.entries import WorkerStatus, worker_id
 from furu_async._pool.wanted import Task
 from furu_async._pool.withdrawing import withdraw, withdraw_all
@@ -37,21 +36,6 @@ _AGAIN_SECS = 2.0
 _log = logging.getLogger("furu_async.pool")
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """A worker is no more.
-
-    Attributes:
-        ended: how, as Slurm says; None: it was silent for a lease, or never beat, and Slurm says nothing.
-        mute: its job ran, and no beat was ever seen.
-    """
-
-    worker: Worker
-    ended: Ended | None
-    remains: Remains
-    mute: bool = False
-
-
 MakeRequest = Callable[[SlurmSpec, Ticket, int], JobRequest]
 
 
@@ -69,6 +53,7 @@ class Fleet:
     Attributes:
         workers: all that are not gone.
         breakers: by spec key.
+        adopting: submissions of an earlier controller of which nothing is known yet.
     """
 
     def __init__(
@@ -103,6 +88,7 @@ class Fleet:
         self._changes = asyncio.Event()
         self._count = 0
         self.closing: bool = False
+        self.adopting: int = 0
 
     # -- submitting ------------------------------------------------------------------------------------------
 
@@ -120,6 +106,7 @@ class Fleet:
         parts = sid.split(".", 2)
         if len(parts) == 3 and parts[0].isdigit() and parts[1].isdigit():
             self._count = max(self._count, int(parts[0]))
+            self.adopting += 1
             self._keep(self._adopt(sid, max(1, int(parts[1])), parts[2]), f"furu pool adopt {sid}")
 
     async def _adopt(self, sid: str, count: int, key: str) -> None:
@@ -138,6 +125,7 @@ class Fleet:
         else:
             self._begin(sid, SlurmSpec(), count, key)
             self._pending[sid].cancel("its controller died")
+        self.adopting -= 1
         self._on_change()
 
     def _begin(self, sid: str, spec: SlurmSpec, count: int, key: str) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from furu_async._pool.control import Control
-from furu_async._pool.crew import Left, is_proof, kind_of
-from furu_async._pool.fleet import Gone
+from furu_async._pool.crew import Gone, Left, is_proof, kind_of
 from furu_async._pool.wanted import Task
 from furu_async.report import Failure
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -208,3 +210,34 @@ async def test_workers_that_die_at_their_start_stop_the_spec(
     assert failure is not None
     assert "5 workers in a row died" in failure.message
     assert "no such module" in failure.message
+
+
+@pytest.mark.fault("F09")
+async def test_the_same_call_goes_on_with_the_workers_of_a_controller_that_was_killed(
+    config: FuruConfig, tmp_path: Path
+) -> None:
+    """The worker that is at a task goes on with it; nothing is computed twice, and no job is left."""
+    calls = tmp_path / "calls"
+    script = str(Path(__file__).parent / "controller.py")
+    words = [sys.executable, script, str(config.path), str(calls), "4"]
+    first = await asyncio.create_subprocess_exec(*words, start_new_session=True)
+    await until(lambda: calls.exists() and calls.read_text() == "xx", "two tasks begin")
+    before = {process.pid for process in workers(config)}
+    first.kill()
+    await first.wait()
+    second = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)
+    try:
+        await until(
+            lambda: len(list((config.path / "runs").glob("*/claims/2"))) == 1, "it goes on with the run"
+        )
+        await asyncio.sleep(1)
+        assert {process.pid for process in workers(config)} == before
+        (tmp_path / "calls.go").touch()
+        async with asyncio.timeout(60 * SCALE):
+            out, _ = await second.communicate()
+    finally:
+        if second.returncode is None:
+            second.kill()
+            await second.wait()
+    assert out.split()[1:] == [b"4", b"4"]
+    assert calls.read_text() == "xxxx"
