@@ -335,18 +335,19 @@ class Submitting:
                 track.job_id, sub.name, lambda change: self._follow.changed(track, sub, change)
             )
 
-    async def _check(self, uid: int, parents: tuple[str, ...]) -> None:
+    async def _check(self, uid: int, parents: tuple[tuple[str, str], ...]) -> None:
         """Which parents that were released long ago Slurm still knows, or has known."""
         core = self.core
         rows = await self._rows()
         known = {row.id for row in rows} | {row.base_id for row in rows}
-        unknown = [p for p in parents if core.wiring.job_of(p) not in known]
         done, gone = [], []
-        for parent in unknown:
+        for parent, job in parents:
+            if job in known:
+                continue
             if await core.patiently(claims.has_result, core.run.root, core.tracks[parent].node):
                 done.append(parent)
             else:
-                gone.append(parent)
+                gone.append((parent, job))
         core.do(core.wiring.checked(uid, done, gone))
 
     async def _rows(self) -> list[JobRow]:

@@ -71,10 +71,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Are these parents, released long ago, still known to Slurm? Answer `Wiring.checked`."""
+    """Are these parents, released long ago and given with their jobs, known to Slurm? Answer `Wiring.checked`."""
 
     uid: int
-    parents: tuple[str, ...]
+    parents: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)

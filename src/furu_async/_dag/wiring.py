@@ -120,16 +120,15 @@ class Wiring:
         self._set(unit, "claimed" if unit.live else "over")
         return self._go(out)
 
-    def checked(self, uid: int, done: Collection[str], gone: Collection[str]) -> list[Command]:
-        """Answer to `Check`: which parents have their result, and which are gone without one."""
+    def checked(self, uid: int, done: Collection[str], gone: Collection[tuple[str, str]]) -> list[Command]:
+        """Answer to `Check`: which parents have their result, and which jobs of theirs are gone without one."""
         unit = self.units[uid]
         for node in done:
             self._done(node)
-        for node in gone:
-            item = self.items[node]
-            if item.phase in ("unit", "foreign"):
-                self._leave(item)
-                item.phase = "failed"
+        for node, job in gone:
+            if self.job_of(node) == job:
+                self._leave(self.items[node])
+                self.items[node].phase = "failed"
         if unit.phase == "checking":
             unit.checked = not gone
             self._set(unit, "claimed")
@@ -340,7 +339,7 @@ class Wiring:
                 continue
             if in_slurm and in_slurm + len(unit.live) > self.bounds.jobs:
                 return
-            released = tuple(p for p in self._parents(unit) if self._is_released(p))
+            released = tuple((p, self.job_of(p)) for p in self._parents(unit) if self._is_released(p))
             if released and not unit.checked:
                 self._set(unit, "checking")
                 out.append(Check(unit.uid, released))
