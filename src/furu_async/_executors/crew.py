@@ -22,8 +22,15 @@ RSS_GROWTH_MB = 1024.0
 _AHEAD_SECS = 0.01
 _MOST_AHEAD = 32
 
+_HURRIED_SECS = 2.0
+
 _LAST_SECS = 2.0
 """For the end of a killed child when the loop ends; one that hangs in the kernel ends when that lets go of it."""
+
+
+def patience(kind: str, resumable: bool, grace: float) -> float:
+    """Seconds that a task has to end: a preempted one with nothing to save has less, to run again the sooner."""
+    return min(grace, _HURRIED_SECS) if kind == "preempted" and not resumable else grace
 
 
 async def end_child(child: Child, grace: float) -> None:

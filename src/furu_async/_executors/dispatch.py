@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from furu_async._executors.checks import Checks
-from furu_async._executors.crew import Crew, Seat, died_at_start, end_child
+from furu_async._executors.crew import Crew, Seat, died_at_start, end_child, patience
 from furu_async._executors.jobs import Job, Step, Steps
 from furu_async._executors.monitor import Monitor
 from furu_async._executors.resources import NOTHING, Budget, visible_devices
@@ -368,16 +368,16 @@ class Dispatcher:
             self.take_back_from(seat)
         if job.step is Step.GIVEN:
             job.stopped, job.stop_text = kind, text
-            self._end_child(seat)
+            self._end_child(seat, patience(kind, job.origin.node.info.resumable, self.grace))
         self.poke()
 
-    def _end_child(self, seat: Seat) -> None:
+    def _end_child(self, seat: Seat, grace: float | None = None) -> None:
         child = seat.child
         if child is None:
             return
         self.take_back_from(seat)
         seat.retiring = True
-        self.spawn(end_child(child, self.grace))
+        self.spawn(end_child(child, self.grace if grace is None else grace))
 
     def hurry(self) -> None:
         """Kill the children whose end was asked for and has not come."""
