@@ -10,6 +10,7 @@ from typing import Any, Literal
 from furu_async._executors.base import Executor, ExecutorLike
 from furu_async._model.resources import FrozenMapping, SlurmSpec
 from furu_async._runtime.config import FuruConfig
+from furu_async._slurm.parameters import Wish, request
 from furu_async.errors import FuruDefinitionError
 
 Cluster = Literal["slurm", "local"]
@@ -33,6 +34,7 @@ class SlurmPool(ExecutorLike):
 
     Raises:
         FuruDefinitionError: a value is not allowed.
+        FuruConfigError: an option cannot be passed on.
     """
 
     workers: int | Mapping[SlurmSpec, int] = 4
@@ -70,7 +72,9 @@ class SlurmPool(ExecutorLike):
         if not all(isinstance(line, str) for line in setup):
             raise FuruDefinitionError("SlurmPool(setup=...): use lines of shell")
         put(self, "setup", setup)
-        self.with_options(SlurmSpec())  # what cannot be passed on is said now
+        request(
+            self.with_options(SlurmSpec()), Wish("x", ("true",), "/")
+        )  # what cannot be passed on is said now
 
     def open(self, config: FuruConfig) -> Executor:
         """Make its executor, on the running loop; jobs are submitted when there is work."""

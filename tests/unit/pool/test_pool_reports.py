@@ -1,0 +1,264 @@
+"""What the controller makes of what workers say: read back, judged, or set aside."""
+
+from __future__ import annotations
+
+import contextvars
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pool_artifacts import Leaf
+from pool_env import HOME, Home
+
+from furu_async._executors.base import Node, Request
+from furu_async._model.artifact import class_info
+from furu_async._plan.events import Event, Failed, Started, Succeeded
+from furu_async._pool import queue, reports
+from furu_async._pool.entries import UNREADABLE, Report
+from furu_async._pool.wanted import Stage, Task
+from furu_async._runtime.config import FuruConfig
+from furu_async._store import artifacts, fs
+from furu_async._store.card import Card
+from furu_async._store.layout import ArtifactPaths, RunPaths
+from furu_async._store.records import Claim, End
+from furu_async.report import Failure
+
+
+class Listener:
+    """A run that keeps what it is told."""
+
+    def __init__(self, home: Home, run_id: str = HOME) -> None:
+        self.run_id = run_id
+        self.key = ""
+        self.keep = True
+        self.root = home.root
+        self.config: FuruConfig = home.config
+        self.token = "t"
+        self.context = contextvars.copy_context()
+        self.events: list[Event] = []
+
+    def post(self, event: Event) -> None:
+        self.events.append(event)
+
+    def begun(self, node: Node, attempt: int, worker: str) -> None: ...
+
+    def jitter(self) -> float:
+        return 0.0
+
+
+class Desk:
+    """A judge and what it asks for."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root)
+        self.tasks: dict[str, Task] = {}
+        self.again: list[Task] = []
+        self.now = 0.0
+        self.judge = reports.Judge(
+            self.home.paths, self.tasks, self.again.append, self.over, lambda: self.now
+        )
+
+    def over(self, task: Task) -> None:
+        task.stage = Stage.OVER
+        del self.tasks[task.file]
+
+    def task(self, n: int, number: int = 1, **run: Any) -> tuple[Task, Listener]:
+        obj = Leaf(n=n)
+        info = class_info(type(obj))
+        listener: Any = Listener(self.home, **run)
+        task = Task(Request(listener, Node(obj, obj.furu_hash, info.name, info), 1, 0, 0, 5))
+        task.number, task.stage = number, Stage.OUT
+        self.tasks[task.file] = task
+        return task, listener
+
+    def publish(self, task: Task, run_id: str = HOME) -> None:
+        paths = ArtifactPaths(self.home.root, task.origin.node.name, task.hash)
+        worker = RunPaths(self.home.root, run_id).worker("w1")
+        card = Card(worker, Claim(token="w", backend="pool", run_id=run_id))
+        card.write()
+        assert artifacts.claim(paths, 1, card).r == "claimed"
+        end = End(generation=1, token="w", status="success", run_id=run_id, hash=task.hash)
+        assert artifacts.publish(paths, 1, end).r == "published"
+
+    def done(self, name: str) -> None:
+        os.makedirs(self.home.paths.done, exist_ok=True)
+        Path(self.home.paths.done, name).write_text("{}")
+
+    def report(self, task: Task, outcome: Any, **more: Any) -> None:
+        said = Report(
+            hash=task.hash,
+            name=task.origin.node.name,
+            ticket=task.number,
+            run_id=HOME,
+            worker_id="w1",
+            outcome=outcome,
+            **more,
+        )
+        queue.report(self.home.paths, "w1", task.file, said)
+
+    def round(self, unlink: list[str] | None = None) -> list[str]:
+        return self.judge.judge(reports.look_round(self.home.paths, self.tasks, unlink or []))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def kinds(listener: Listener) -> list[str]:
+    return [type(event).__name__ for event in listener.events]
+
+
+@pytest.mark.fault("F54")
+def test_a_success_is_believed_only_when_it_is_read_back(desk: Desk) -> None:
+    task, run = desk.task(1)
+    desk.done(task.file)
+    assert desk.round() == []
+    assert run.events == []
+    desk.publish(task)
+    (path,) = desk.round()
+    assert run.events == [Started(task.hash, 5), Succeeded(task.hash, True, 5)]
+    assert desk.round([path]) == []
+    assert queue.done(desk.home.paths) == []
+
+
+def test_a_result_of_another_run_was_found_not_created(desk: Desk) -> None:
+    task, run = desk.task(1)
+    desk.publish(task, "20250101-000000-1-bbbbbb")
+    desk.done(task.file)
+    desk.round()
+    assert run.events[-1] == Succeeded(task.hash, False, 5)
+
+
+@pytest.mark.fault("F54")
+def test_a_result_that_stays_invisible_is_trouble_and_not_a_success(desk: Desk) -> None:
+    task, run = desk.task(1)
+    desk.done(task.file)
+    for desk.now in (0.0, reports.VISIBLE_SECS - 1):
+        desk.round()
+        assert run.events == []
+    desk.now = reports.VISIBLE_SECS
+    assert desk.round() == [f"{desk.home.paths.done}/{task.file}"]
+    (event,) = run.events
+    assert isinstance(event, Failed)
+    assert event.failure.kind == "infrastructure"
+
+
+def test_each_outcome_becomes_its_event(desk: Desk) -> None:
+    told = []
+    for n, (outcome, more) in enumerate(
+        [
+            ("failed", {"failure": Failure(kind="compute", message="no"), "begun": True, "generation": 3}),
+            ("elsewhere", {"detail": "somebody", "generation": 7}),
+            ("returned", {}),
+        ]
+    ):
+        task, run = desk.task(n)
+        desk.report(task, outcome, **more)
+        told.append((task, run))
+    assert len(desk.round()) == 3
+    assert [kinds(run) for _, run in told] == [["Started", "Failed"], ["Elsewhere"], ["TakenBack"]]
+    assert told[0][0].origin.node.generation == 3
+    assert told[1][0].origin.node.held == 7
+    assert desk.tasks == {}
+
+
+@pytest.mark.fault("F67")
+def test_a_report_of_an_old_ticket_changes_nothing(desk: Desk) -> None:
+    task, run = desk.task(1, number=1)
+    desk.report(task, "returned")
+    del desk.tasks[task.file]
+    task.number = 2
+    desk.tasks[task.file] = task
+    (path,) = desk.round()
+    assert path.endswith(".1")
+    assert run.events == []
+
+
+@pytest.mark.fault("F78")
+def test_foreign_files_are_set_aside_once(desk: Desk) -> None:
+    for folder in (desk.home.paths.done, desk.home.paths.failed):
+        os.makedirs(folder, exist_ok=True)
+        Path(folder, "notes.txt").write_text("mine")
+        Path(folder, "a folder").mkdir()
+    desk.round()
+    assert not queue.done(desk.home.paths) + queue.failed(desk.home.paths)
+    assert len([name for name in os.listdir(desk.home.paths.bad) if not name.endswith(".why")]) == 4
+
+
+@pytest.mark.fault("F78")
+def test_a_task_whose_report_cannot_be_read_twice_has_failed(desk: Desk) -> None:
+    task, run = desk.task(1)
+    os.makedirs(desk.home.paths.failed, exist_ok=True)
+    for text in (b"", b"{"):
+        assert run.events == []
+        Path(desk.home.paths.failed, task.file).write_bytes(text)
+        desk.round()
+        assert desk.again == [task]
+    (event,) = run.events
+    assert isinstance(event, Failed)
+    assert (event.failure.kind, event.failure.run_wide) == ("protocol", False)
+
+
+@pytest.mark.fault("F78")
+def test_an_entry_that_a_worker_could_not_read_is_written_again_once(desk: Desk) -> None:
+    task, run = desk.task(1)
+    failure = Failure(kind="protocol", message="it is empty")
+    desk.report(task, "failed", failure=failure, detail=UNREADABLE)
+    desk.round()
+    assert desk.again == [task]
+    assert run.events == []
+
+
+def test_a_protocol_failure_of_the_run_has_its_whole_story(desk: Desk) -> None:
+    task, run = desk.task(1)
+    task.spec_key = "spec-7"
+    failure = Failure(kind="protocol", message="another version", run_wide=True)
+    desk.report(task, "failed", failure=failure, node="n5")
+    desk.round()
+    (event,) = run.events
+    assert isinstance(event, Failed)
+    assert event.failure.run_wide
+    for part in (desk.home.paths.failed, task.hash, "spec-7", "w1", "n5", "attempt 1", "another version"):
+        assert part in event.failure.message
+
+
+def test_all_runs_that_want_a_task_are_told(desk: Desk) -> None:
+    task, first = desk.task(1)
+    second: Any = Listener(desk.home, "20260101-000000-1-cccccc")
+    node = task.origin.node
+    task.requests.append(Request(second, Node(node.obj, node.hash, node.name, node.info), 1, 0, 0, 9))
+    desk.publish(task)
+    desk.done(task.file)
+    desk.round()
+    assert first.events[-1] == Succeeded(task.hash, True, 5)
+    assert second.events[-1] == Succeeded(task.hash, False, 9)
+
+
+def test_folders_that_cannot_be_read_are_told_and_stop_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.task(1)
+
+    def broken(path: str) -> Any:
+        raise OSError(errno.EIO, "Input/output error", path)
+
+    monkeypatch.setattr(fs, "listdir", broken)
+    found = reports.look_round(desk.home.paths, desk.tasks, [])
+    assert "Input/output error" in found.trouble
+    assert desk.judge.judge(found) == []
+
+
+def test_one_look_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "MOST", 3)
+    for n in range(10):
+        task, _ = desk.task(n)
+        desk.report(task, "returned")
+    unlink: list[str] = []
+    for left in (10, 7, 4, 1):
+        found = reports.look_round(desk.home.paths, desk.tasks, unlink)
+        assert found.more == (left > 3)
+        unlink = desk.judge.judge(found)
+    assert desk.tasks == {}
