@@ -14,6 +14,7 @@ import msgspec
 
 from furu_async._dag import claims
 from furu_async._dag.claims import Answer, Ending, Sight, Watched
+from furu_async._dag.foreign import resolve
 from furu_async._dag.tracks import Core, Sub, Track
 from furu_async._plan.events import Elsewhere, Failed, Started, Succeeded, TakenBack
 from furu_async._slurm.states import Alive, Ended
@@ -54,7 +55,9 @@ class Following:
         track.foreign = answer.text
         track.node.held = answer.generation
         track.uid = 0
-        if answer.claim is not None and answer.claim.backend != "dag":
+        if answer.claim is not None and answer.claim.backend == "dag":
+            self.core.spawn(resolve(self.core, track), "furu dag dependency elsewhere")
+        else:
             self.core.run.fail(
                 FuruExecutorError(
                     f"{track.node.obj!r} is being computed elsewhere: {answer.text}",

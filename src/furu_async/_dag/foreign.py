@@ -116,6 +116,11 @@ def _left_behind(core: Core, track: Track, seen: Look, ended: Ended | None) -> N
     node.takeover, node.silent_at = seen.generation, None
     how = f"{ended.state} " if ended is not None else ""
     text = f"its job {how}is gone from Slurm and has left no result"
+    if track.foreign:  # the core has not been told of anybody
+        track.foreign = ""
+        item = core.wiring.items[node.hash]
+        core.do(core.wiring.again(node.hash, item.spec, item.key))
+        return
     core.run.post(WatchEnded(node.hash, "lost", Failure(kind="lost", message=text), text))
 
 

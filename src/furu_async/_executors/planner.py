@@ -127,10 +127,17 @@ _PASSING = ("lost", "preempted", "cancelled", "infrastructure", "inputs")
 """Kinds of an attempt's end that say nothing against the artifact itself."""
 
 
-def describe_claim(claim: Claim | None) -> str:
-    """Who holds a claim, in words."""
+def describe_claim(claim: Claim | None, job: str = "") -> str:
+    """Who holds a claim, in words.
+
+    Args:
+        job: of a claim whose job waits in Slurm: its id, if that is known.
+    """
     if claim is None:
         return "claimed by an owner whose record cannot be read"
+    if claim.phase == "queued":
+        as_job = f" as job {job}" if job else ""
+        return f"{claim.backend} run {claim.run_id} holds the claim, queued in Slurm{as_job}"
     owner: Owner = claim.owner
     where = f"pid {owner.pid} on {owner.host}"
     if owner.job_id:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from furu_async._executors import queued
 from furu_async._executors.base import Node
 from furu_async._executors.planner import describe_claim
 from furu_async._plan import leases
@@ -28,6 +29,8 @@ from furu_async._store.beat import read_beat
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
 from furu_async._store.look import look_at
+from furu_async._store.records import Claim
+from furu_async._store.submissions import read_note
 from furu_async.report import Failure
 
 _FIRST = 0.2
@@ -55,6 +58,7 @@ class _Watched:
         before: seconds of earlier waits of this run at the same node.
         until: when it is decided at the latest if nothing changes, as was told.
         trouble_since: since when the store gives no information, or None.
+        asking, ask_at, queued: of a claim whose job has not begun: Slurm is asked, when again, what it said last.
     """
 
     node: Node
@@ -68,13 +72,17 @@ class _Watched:
     told: str = ""
     until: float = 0.0
     trouble_since: float | None = None
+    asking: asyncio.Task[bool | None] | None = None
+    ask_at: float | None = None
+    queued: bool | None = None
 
 
 @dataclass(slots=True)
 class _Sight:
-    """What one look found; `dead` is direct knowledge, None where there is none."""
+    """What one look found; `dead` is direct knowledge, None where there is none. `job`: of a claim that is queued."""
 
     look: Look | None = None
+    job: str = ""
     dead: bool | None = None
     beat: bytes | None = None
     error: str = ""
@@ -95,6 +103,9 @@ def _see(root: str, items: Sequence[tuple[str, str, int]]) -> list[_Sight]:
                 if beat not in beats:
                     beats[beat] = read_beat(root, beat)
                 sight.beat = beats[beat]
+                if seen.claim.phase == "queued":
+                    note = read_note(f"{paths.jobs}/{seen.generation}")
+                    sight.job = note.job_id if note is not None else ""
         except OSError as error:
             sight = _Sight(error=f"{error.strerror or error}: {error.filename or name}")
         sights.append(sight)
@@ -270,23 +281,43 @@ class Watcher:
         identity = f"{seen.generation}:{claim.token if claim is not None else ''}"
         if sight.dead is True:
             return True
+        known = item.seen is not None and item.seen.identity == identity
         can_beat = claim is not None and bool(claim.beat) and claim.phase == "running"
-        if item.seen is None or item.seen.identity != identity:
+        if claim is not None and claim.phase == "queued":
+            # From the moment that its job has begun, it is an owner like any other.
+            can_beat = sight.beat is not None or (known and item.seen is not None and item.seen.can_beat)
+            if not can_beat and self._ask_slurm(item, claim, now):
+                return True
+        if item.seen is None or not known or item.seen.can_beat != can_beat:
             item.seen = leases.begin(identity, sight.beat, can_beat, now)
             verdict: leases.Liveness = "waiting"
         else:
             verdict = leases.observe(item.seen, sight.beat, now, self.rules)
         # A process that is there may be stopped, or its keeper gone for good: where a beat is due, silence counts.
         # The owner is fenced before the next one starts, so it does no harm if it wakes up.
-        if verdict == "lost" and (can_beat or sight.dead is not False):
+        if verdict == "lost" and (can_beat or sight.dead is not False) and item.queued is not True:
             return True
         if verdict == "lost":
             item.seen.restart(now)
         patience = leases.limit(item.seen, self.rules)
         # Looks far apart prove nothing (see `leases.observe`), so a short lease is looked at more often.
         item.next_look = min(item.next_look, now + patience / 5)
-        text = f"{describe_claim(claim)}; {self._then} if silent for {patience:g} s"
+        text = f"{describe_claim(claim, sight.job)}; {self._then} if silent for {patience:g} s"
         self._say(item, text, leases.next_decision(item.seen, self.rules), now)
+        return False
+
+    def _ask_slurm(self, item: _Watched, claim: Claim, now: float) -> bool:
+        """A job of it waits in Slurm, as far as is known; True if Slurm has none, so that nobody holds the claim."""
+        if item.asking is not None and item.asking.done():
+            item.queued, item.asking = item.asking.result(), None
+            item.ask_at = now + queued.FIRST_SECS
+            if item.queued is False:
+                return True
+        if item.ask_at is None:
+            item.ask_at = now + queued.FIRST_SECS
+        elif now >= item.ask_at and item.asking is None and queued.can_ask():
+            asking = queued.waits_in_slurm(self.root, claim)
+            item.asking = asyncio.get_running_loop().create_task(asking, name="furu ask Slurm")
         return False
 
     def _say(self, item: _Watched, text: str, until: float, now: float) -> None:
