@@ -217,7 +217,8 @@ class Judge:
             self._over(task)
             task.taken_back()
         elif report.detail == UNREADABLE:
-            self._damaged(task, report.failure.message if report.failure is not None else UNREADABLE)
+            said = report.failure.message if report.failure is not None else UNREADABLE
+            self._damaged(task, f"{self._paths.bad}/{report.file}: {said}")
         else:
             assert report.failure is not None
             self._failed(task, report, report.failure)
