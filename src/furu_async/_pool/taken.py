@@ -91,6 +91,7 @@ class Task:
         building: a thread is at it.
         request: once the artifact is built and the executor has it.
         began: loop time at which a process was at it; None before.
+        first: nothing had ended here before it began.
         cancelled: the controller wants it no more.
         error: why its run cannot be worked for.
     """
@@ -103,6 +104,7 @@ class Task:
         self.building: bool = False
         self.request: Request | None = None
         self.began: float | None = None
+        self.first: bool = False
         self.cancelled: bool = False
         self.error: str = ""
 

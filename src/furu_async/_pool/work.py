@@ -37,7 +37,8 @@ TABLE_SECS = 60.0
 _TINY_SECS = 0.01
 _MOST_AHEAD = 32
 _SUSPECT_SECS = 0.3
-_WHOLE = 0.9
+_PROMPT = 0.1
+_PROMPT_SECS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +271,8 @@ class Work:
         left = walltime.left(now)
         if task.began is None or task.request is None or left is None or walltime.total is None:
             return "preempted"
-        whole = now - task.began >= _WHOLE * (walltime.total - left)
+        used = walltime.total - left
+        whole = task.first and used - (now - task.began) <= max(_PROMPT * used, _PROMPT_SECS)
         return "timeout" if whole and not task.request.node.info.resumable else "preempted"
 
     # -- what becomes of them --------------------------------------------------------------------------------
@@ -285,7 +287,7 @@ class Work:
             return
         if isinstance(event, Started):
             if task.began is None:
-                task.began = self._loop.time()
+                task.began, task.first = self._loop.time(), not self.finished
                 self._wake()
         elif isinstance(event, Succeeded):
             self.ask.done.append(task.name)

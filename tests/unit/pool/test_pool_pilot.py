@@ -415,6 +415,23 @@ async def test_the_end_of_the_allocation(home: Home, node: Any, kind: str) -> No
 
 
 @pytest.mark.fault("F44")
+@pytest.mark.parametrize(("late", "kind"), [(20.0, "timeout"), (200.0, "preempted")])
+async def test_a_task_for_which_the_worker_had_to_wait(home: Home, late: float, kind: str) -> None:
+    loop = asyncio.get_running_loop()
+    walltime = Walltime(loop.time() + 600.0, 600.0)
+    pilot = home.worker(script=FakeExecutor(default=Hangs()), walltime=walltime, idle=1000.0, detached=True)
+
+    async def later() -> None:
+        await asyncio.sleep(late)
+        home.put(Leaf(n=1))
+
+    await with_worker(pilot, later)
+    failure = home.only_report().failure
+    assert failure is not None
+    assert failure.kind == kind
+
+
+@pytest.mark.fault("F44")
 async def test_a_task_that_came_late_in_the_allocation_is_preempted(home: Home) -> None:
     loop = asyncio.get_running_loop()
     first, late = home.put(Leaf(n=1), priority=5), home.put(Leaf(n=2))
