@@ -633,3 +633,18 @@ async def test_detached_it_goes_on_when_the_run_has_ended(home: Home, how: Any) 
     names = [home.put(Leaf(n=n)) for n in range(3)]
     await home.worker(script=LONG, detached=True).run()
     assert home.done() == sorted(names)
+
+
+async def test_entries_of_other_runs_are_claimed_in_their_name(home: Home) -> None:
+    other = "20260101-000000-2-bbbbbb"
+    nodes = [Leaf(n=1), Leaf(n=2)]
+    names = [home.put(nodes[0]), home.put(nodes[1], run_id=other)]
+    await home.worker().run()
+    assert home.done() == sorted(names)
+    said = [
+        Path(ArtifactPaths(home.root, "pool_artifacts.Leaf", node.furu_hash).claim(1)).read_text()
+        for node in nodes
+    ]
+    assert HOME in said[0]
+    assert other in said[1]
+    assert not os.path.exists(RunPaths(home.root, other).base), "nothing of it is left"
