@@ -116,7 +116,7 @@ def _taken(root: str, run_id: str, paths: ArtifactPaths, seen: Look, one: Wanted
     claim, n = seen.claim, seen.generation
     if claim is None:
         return Answer(what="foreign", generation=n, text=describe_claim(None))
-    wid = wid_of_claim(root, claim)
+    wid = wid_of_claim(claim)
     if wid and claim.run_id == run_id:
         closed = sid_of(wid) in one.done_with or _is_closed(root, run_id, sid_of(wid))
         return None if closed else Answer(what="adopt", generation=n, wid=wid, claim=claim)
@@ -180,7 +180,7 @@ def end_claim(root: str, run_id: str, one: Ending, but: str = "") -> None:
         claim = seen.claim
         if seen.verdict != "claimed" or claim is None or claim.run_id != run_id:
             return
-        if claim.token == but or sid_of(wid_of_claim(root, claim)) != sid_of(one.wid):
+        if claim.token == but or sid_of(wid_of_claim(claim)) != sid_of(one.wid):
             return
         end = End(
             generation=seen.generation,

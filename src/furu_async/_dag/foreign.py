@@ -44,7 +44,7 @@ def _see(root: str, name: str, digest: str) -> _Seen:
     paths = ArtifactPaths(root, name, digest)
     seen = look(paths)
     note = read_note(f"{paths.jobs}/{seen.generation}")
-    wid = orders.wid_of_claim(root, seen.claim) if seen.claim is not None else ""
+    wid = orders.wid_of_claim(seen.claim) if seen.claim is not None else ""
     names: tuple[str, ...] = ()
     if wid and seen.claim is not None:
         there = submissions.read(RunPaths(root, seen.claim.run_id).submission(orders.sid_of(wid)))

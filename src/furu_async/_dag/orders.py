@@ -20,7 +20,7 @@ import msgspec
 
 from furu_async._plan.events import NodeRules, Policy
 from furu_async._store import atomic
-from furu_async._store.layout import RunPaths, SubmissionPaths, check_id, worker_of_beat
+from furu_async._store.layout import RunPaths, SubmissionPaths, check_id
 from furu_async._store.records import Claim, Damaged, Record, decode, encode
 from furu_async.report import Failure, FailureKind
 
@@ -126,11 +126,9 @@ def sid_of(wid: str) -> str:
     return match["sid"] if match else ""
 
 
-def wid_of_claim(root: str, claim: Claim) -> str:
-    """Which job a claim was made for; empty if it is none of a DAG's."""
-    worker = worker_of_beat(root, claim.beat) if claim.backend == "dag" else None
-    wid = worker.base.rpartition("/")[2] if worker is not None else ""
-    return wid if sid_of(wid) else ""
+def wid_of_claim(claim: Claim) -> str:
+    """Which job a claim was made for, or by; empty if it is none of a DAG's."""
+    return claim.token if claim.backend == "dag" and sid_of(claim.token) else ""
 
 
 def write_order(paths: SubmissionPaths, order: Order) -> None:

@@ -1,0 +1,223 @@
+"""`SlurmDag` on the simulated Slurm and virtual time: whole runs, misfortunes, controllers killed at every step."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.sim.dag_sim import Jobs, Line, Part, SimDag, mortal
+
+from furu_async import FuruConfig, RunReport, SlurmDag, run_dag
+from furu_async._testing.slurm import SimSettings, SimulatedSlurm
+from furu_async.testing import Fails, FakeExecutor, Hangs, Returns, run_virtual, tmp_root
+
+SETTINGS = SimSettings(slots=4, kill_wait=2.0, requeue_delay=5.0, message_timeout=5.0, acct_lag=1.0)
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL")
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path) -> Iterator[FuruConfig]:
+    logging.getLogger("furu_async").setLevel(logging.CRITICAL)
+    with tmp_root(tmp_path / "store", record_git="off") as config:
+        yield config
+    logging.getLogger("furu_async").setLevel(logging.NOTSET)
+
+
+def small_dag() -> list[Part]:
+    """Eleven nodes: arrays in some layers, single jobs in others."""
+    one = [Part(name=f"a{k}") for k in range(3)]
+    two = [Part(name=f"b{k}", parts=tuple(one[: 2 + k % 2])) for k in range(4)]
+    three = [Part(name=f"c{k}", parts=(two[k], two[(k + 1) % 4])) for k in range(3)]
+    return [Part(name="top", parts=tuple(three))]
+
+
+class World:
+    """A cluster, its jobs, and a DAG."""
+
+    def __init__(self, config: FuruConfig, script: Any = None, **settings: Any) -> None:
+        self.config = config
+        self.targets = small_dag()
+        fake = FakeExecutor(script or {}, default=Returns(1, after=3.0))
+        self.jobs = Jobs(config, fake, self.targets)
+        changed = {name: value for name, value in settings.items()}
+        self.slurm = SimulatedSlurm(SimSettings(**{**_plain(SETTINGS), **changed}), self.jobs)
+
+    def controller(self, crash_at: int = 0, arrays: bool = True, max_jobs: int | None = None) -> SimDag:
+        return SimDag(Line(self.slurm, crash_at), SlurmDag(arrays=arrays, max_jobs=max_jobs))
+
+    async def run(self, dag: SimDag, **options: Any) -> RunReport:
+        options.setdefault("check", False)
+        options.setdefault("timeout", 20_000)
+        return await run_dag(self.targets, executor=dag, config=self.config, progress=False, **options)
+
+    def living(self) -> list[str]:
+        return [job.id for job in self.slurm.jobs if not job.ended]
+
+
+def _plain(settings: SimSettings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in SimSettings.__dataclass_fields__}
+
+
+def test_a_run_that_goes_well(root: FuruConfig) -> None:
+    async def main() -> None:
+        world = World(root)
+        report = await world.run(world.controller())
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert report.counts["created"] == 11
+        assert set(world.jobs.acted.values()) == {1}
+        assert world.living() == []
+
+    run_virtual(main(), seed=1)
+
+
+def test_limits_of_the_cluster_are_waited_for(root: FuruConfig) -> None:
+    """Two jobs at a time, in a DAG of eleven: waves that never wait for jobs that are held."""
+
+    async def main() -> None:
+        world = World(root, max_submit=2)
+        report = await world.run(world.controller())
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert set(world.jobs.acted.values()) == {1}
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F39")
+def test_a_failure_skips_what_depends_on_it(root: FuruConfig) -> None:
+    async def main() -> None:
+        world = World(root)
+        bad = next(obj for obj in world.jobs.objs.values() if getattr(obj, "name", "") == "b0")
+        world.jobs.fake = FakeExecutor({bad: Fails("compute")}, default=Returns(1, after=3.0))
+        report = await world.run(world.controller())
+        assert report[bad].status == "failed"
+        assert report[bad].attempts == 4
+        assert report.counts == {"created": 8, "cached": 0, "failed": 1, "skipped": 2, "cancelled": 0}
+        assert world.living() == []
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F45")
+def test_another_specification_for_what_ran_out_of_memory(root: FuruConfig) -> None:
+    async def main() -> None:
+        world = World(root)
+        bad = next(obj for obj in world.jobs.objs.values() if getattr(obj, "name", "") == "a0")
+        outcomes = [Fails("oom"), Returns(1)]
+        seen: list[int] = []
+
+        class Changing(Jobs):
+            async def __call__(self, copy: Any) -> int:
+                argv = dict(word[2:].split("=", 1) for word in copy.argv if word.startswith("--"))
+                self.fake = FakeExecutor({bad: outcomes[min(len(seen), 1)]}, default=Returns(1, after=3.0))
+                code = await super().__call__(copy)
+                if code and argv:
+                    seen.append(code)
+                return code
+
+        jobs = Changing(root, world.jobs.fake, world.targets)
+        world.slurm.program = jobs
+        report = await world.run(world.controller(arrays=False))
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert [line.split(":")[0] for line in report[bad].history] == ["oom"]
+        assert jobs.acted[bad.furu_hash] == 2
+
+    run_virtual(main(), seed=1)
+
+
+def test_cancelling_leaves_nothing(root: FuruConfig) -> None:
+    async def main() -> None:
+        world = World(root, script=lambda obj, attempt: Hangs())
+        running = asyncio.create_task(world.run(world.controller()))
+        await asyncio.sleep(20)
+        began = asyncio.get_running_loop().time()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert asyncio.get_running_loop().time() - began < 30
+        await asyncio.sleep(5)
+        assert world.living() == []
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F53")
+@pytest.mark.parametrize("seconds", [60, 900])
+def test_a_controller_of_slurm_that_is_away(root: FuruConfig, seconds: float) -> None:
+    async def main() -> None:
+        world = World(root)
+        running = asyncio.create_task(world.run(world.controller()))
+        await asyncio.sleep(2)
+        world.slurm.kill_controller()
+        await asyncio.sleep(seconds - 20)
+        world.slurm.start_controller()
+        report = await running
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert set(world.jobs.acted.values()) == {1}
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F34")
+@pytest.mark.parametrize("kind", ["ghost", "lost"])
+def test_sbatch_that_times_out(root: FuruConfig, kind: Any) -> None:
+    async def main() -> None:
+        world = World(root)
+        world.slurm.mishap(kind, 5.0)
+        world.slurm.mishap(kind, 50.0)
+        report = await world.run(world.controller())
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert set(world.jobs.acted.values()) == {1}
+        assert world.living() == []
+
+    run_virtual(main(), seed=1)
+
+
+def crash_once(root: FuruConfig, seed: int) -> int:
+    """A controller dies at some step, the same call is made again; gives the number of steps of the first."""
+
+    async def main() -> int:
+        draw = random.Random(seed)
+        world = World(root)
+        first = world.controller(crash_at=draw.randrange(1, 140), arrays=seed % 2 == 0)
+        running = asyncio.create_task(world.run(first))
+        dead = asyncio.create_task(first.line.dead.wait())
+        await asyncio.wait([running, dead], return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            await first.die()
+        else:
+            dead.cancel()
+        report = await world.run(world.controller(arrays=seed % 2 == 0))
+        assert report.ok, [node.failure for node in report if node.failure]
+        acted = world.jobs.acted
+        assert set(acted.values()) == {1}, acted
+        assert len(acted) == 11
+        assert len(world.slurm.jobs) == 11, sorted(job.id for job in world.slurm.jobs)
+        assert world.living() == []
+        steps = first.line.steps
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        return steps
+
+    return run_virtual(main(), seed=seed)
+
+
+@pytest.mark.parametrize("part", range(4))
+@pytest.mark.timeout(600)
+def test_killed_at_any_step_and_called_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    """The same set of jobs, none twice."""
+    mortal(monkeypatch)
+    for seed in range(part * 25, part * 25 + 25):
+        with tmp_root(tmp_path / f"store-{seed}", record_git="off") as config:
+            try:
+                crash_once(config, seed)
+            except BaseException as error:
+                error.add_note(f"seed {seed}")
+                raise
