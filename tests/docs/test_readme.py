@@ -54,14 +54,14 @@ def test_a_program_of_the_readme_does_what_is_printed(name: str, tmp_path: Path)
 
 
 def test_the_readme_shows_the_programs_it_should() -> None:
-    assert list(PROGRAMS) == ["pipeline.py", "failures.py", "service.py"]
+    assert list(PROGRAMS) == ["pipeline.py", "failures.py", "service.py", "on_slurm.py"]
     assert all(steps for _source, steps in PROGRAMS.values())
 
 
 def test_the_commands_of_the_readme_work_on_its_pipeline(tmp_path: Path) -> None:
     (tmp_path / "pipeline.py").write_text(PROGRAMS["pipeline.py"][0], encoding="utf-8")
     commands = re.findall(r"^\$ (furu-async .*?)(?:  +#.*)?$", README, flags=re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         script = Path(sys.executable).parent / "furu-async"
         done = subprocess.run(
