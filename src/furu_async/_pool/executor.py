@@ -21,6 +21,7 @@ from furu_async._pool.held_runs import HeldRuns
 from furu_async._pool.home import Survey
 from furu_async._pool.orphans import care_for
 from furu_async._pool.pool import SlurmPool
+from furu_async._pool.telling import sentence
 from furu_async._pool.wanted import Stage, Task
 from furu_async._pool.writer import Writer
 from furu_async._runner.keeper_client import KeeperClient
@@ -187,11 +188,12 @@ class PoolExecutor:
         """Tell the runs how the workers are."""
         if self.control is None:
             return
-        counts, why = dict(self.control.counts()), self.control.why() if self.table else ""
+        counts = dict(self.control.counts())
+        text = sentence(self.workers_view(), self.control.why() if self.table else "")
         for run in list(self.held.opened.values()):
             ledger = getattr(run, "ledger", None)
             if ledger is not None:
-                ledger.workers(counts, why)
+                ledger.workers(counts, text)
 
     # -- the queue -------------------------------------------------------------------------------------------
 
