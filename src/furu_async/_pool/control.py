@@ -266,7 +266,7 @@ class Control:
         if self.fleet.closing or self.fleet.adopting:
             return
         specs = [
-            SpecView(key, count, 0, self.pool.limit(self.specs[key]), self.fleet.breaker(key).open)
+            SpecView(key, count, 0, self.pool.limit(self.specs[key]), self.fleet.has_room(key))
             for key, count in self._wanted.items()
             if count > 0
         ]

@@ -23,6 +23,7 @@ from furu_async._store.records import Claim, Damaged, decode
 from furu_async.report import FailureKind
 
 _TAIL = 2000
+_NEVER_SECS = 3.0
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +37,7 @@ class Worker:
         began_at: when it was first seen running.
         status: what it says of itself.
         seen: its beat, as it was observed.
+        never_since: since when Slurm says that it will never start.
         intent: why we end it; empty: we do not.
         ending: takes nothing more.
         gone: it has ended, and what it left was put in order.
@@ -53,6 +55,7 @@ class Worker:
     restarts: int = 0
     status: WorkerStatus | None = None
     seen: Observation | None = None
+    never_since: float | None = None
     waiting: str = ""
     intent: str = ""
     ending: bool = False
@@ -247,6 +250,22 @@ def tail_of(path: str) -> str:
     return data.decode("utf-8", "replace").strip()
 
 
+def never_starts(worker: Worker, now: float) -> bool:
+    """Whether Slurm says that it will not start its job as it was asked for, and has not said otherwise for a while."""
+    verdict = worker.verdict
+    reason = verdict.reason if isinstance(verdict, Alive) and not worker.intent else None
+    if reason is None or reason.kind != "never":
+        worker.never_since = None
+        return False
+    if worker.never_since is None:
+        worker.never_since = now
+    return now - worker.never_since >= _NEVER_SECS
+
+
+STARTED_AGAIN = Ended("revoked", "REQUEUED", reason="Slurm has started its job again")
+"""Of the run of a job that was; it is no proof of that run's end."""
+
+
 def kind_of(ended: Ended, finished: int) -> FailureKind:
     """Which line of the failure taxonomy the death of a worker is for a task that a process was at.
 
@@ -254,6 +273,8 @@ def kind_of(ended: Ended, finished: int) -> FailureKind:
         finished: tasks that the worker had ended: one that met the end of a pilot which had worked before is not to
             blame.
     """
+    if ended is STARTED_AGAIN:
+        return "preempted"
     match ended.how:
         case "timeout":
             return "preempted" if finished else "timeout"

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.leases import LeaseRules
-from furu_async._pool import crew
-from furu_async._pool.breaker import Breaker, Death
+from furu_async._pool import crew, deaths
+from furu_async._pool.breaker import Breaker
+from furu_async._pool.copies import Copies
 from furu_async._pool.crew import Gone, Remains, Worker
 from furu_async._pool.entries import WorkerStatus, worker_id
 from furu_async._pool.wanted import Task
 from furu_async._pool.withdrawing import withdraw, withdraw_all
-from furu_async._runtime import exit_codes
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._slurm import protocol as p
 from furu_async._slurm.poller import Poller
 from furu_async._slurm.port import JobRequest
 from furu_async._slurm.states import Alive, Ended
 from furu_async._slurm.submitter import Order, Pending, Submitter, Ticket, on_disk
-from furu_async._slurm.tracking import Change
+from furu_async._slurm.tracking import Change, reason_to_wait
 from furu_async._store import submissions
 from furu_async._store.layout import QueuePaths, RunPaths
 
@@ -86,7 +87,9 @@ class Fleet:
         self._pending: dict[str, Pending] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._changes = asyncio.Event()
+        self._copies = Copies()
         self._count = 0
+        self._most = sys.maxsize
         self.closing: bool = False
         self.adopting: int = 0
 
@@ -96,10 +99,17 @@ class Fleet:
         """That of a spec."""
         return self.breakers.setdefault(spec_key, Breaker())
 
+    def has_room(self, spec_key: str) -> bool:
+        """Whether workers may be submitted for a spec."""
+        return deaths.may_replace(self.breaker(spec_key), [w for w in self.workers if w.spec_key == spec_key])
+
     def submit(self, spec: SlurmSpec, count: int) -> None:
-        """Submit workers for a spec, several as a job array."""
-        self._count += 1
-        self._begin(f"{self._count:04d}.{count}.{spec.key}", spec, count, spec.key)
+        """Submit workers for a spec, several as a job array; more than fit into one as several."""
+        while count > 0:
+            size = min(count, self._most)
+            count -= size
+            self._count += 1
+            self._begin(f"{self._count:04d}.{size}.{spec.key}", spec, size, spec.key)
 
     def adopt(self, sid: str) -> None:
         """Follow the workers of an earlier controller's submission; what is not in Slurm yet is taken back."""
@@ -136,6 +146,9 @@ class Fleet:
         def waiting(why: p.Waiting) -> None:
             for worker in workers:
                 worker.waiting = f"not submitted yet: {why.words}" if why.words else ""
+            if why.kind == "limit" and count > 1:  # fewer may be within it
+                self._most = max(1, count // 2)
+                self._pending[sid].cancel("its workers are submitted in smaller parts")
             self._on_change()
 
         order = Order(
@@ -162,7 +175,9 @@ class Fleet:
         else:
             for worker in workers:
                 self._drop(worker)
-            if finished.how == "rejected":
+            if finished.how == "rejected" and len(workers) > 1 and "array" in finished.words.lower():
+                self._most = max(1, len(workers) // 2)  # the site's MaxArraySize is less
+            elif finished.how == "rejected":
                 self.breaker(workers[0].spec_key).reject(finished.words)
                 self._stopped(workers[0].spec_key)
             elif finished.how == "infrastructure" and not self.closing:
@@ -193,11 +208,7 @@ class Fleet:
         verdict = change.verdict
         if change.restarted and not worker.gone:
             # The run of the job before may still live where its node was lost; it is another worker from now on.
-            before = Worker(worker.sid, worker.spec_key, worker.index, worker.wid, worker.name, worker.job_id)
-            before.status, before.seen, before.began_at = worker.status, worker.seen, worker.began_at
-            before.log, before.ending, before.gone = worker.log, True, True
-            how = Ended("revoked", "REQUEUED", reason="Slurm has started its job again")
-            self._keep(self._examine(before, how), "furu pool examine")
+            self._copies.add(worker, self._loop.time())
             worker.wid = worker_id(token, worker.index, change.job.restarts)
             worker.status = worker.seen = worker.began_at = None
         if isinstance(verdict, Alive) and verdict.phase == "running" and worker.began_at is None:
@@ -225,35 +236,12 @@ class Fleet:
         worker.status = remains.status or worker.status
         if worker in self.workers:
             self._drop(worker)
-            self._count_death(worker, ended, remains)
+            lived = 0.0 if worker.began_at is None else self._loop.time() - worker.began_at
+            planned = self.closing or bool(worker.intent)
+            if deaths.count(self.breaker(worker.spec_key), worker, ended, remains, lived, planned):
+                self._stopped(worker.spec_key)
         self._on_gone(Gone(worker, ended, remains, mute))
         self._on_change()
-
-    def _count_death(self, worker: Worker, ended: Ended | None, remains: Remains) -> None:
-        status = worker.status
-        finished = status.finished if status is not None else 0
-        breaker = self.breaker(worker.spec_key)
-        planned = ended is not None and ended.how == "completed" and status is not None
-        if worker.intent or self.closing or (planned and not remains.entries):
-            if finished:
-                breaker.worked()
-            return
-        lived = 0.0 if worker.began_at is None else self._loop.time() - worker.began_at
-        how = (
-            "it gave no sign of life" if ended is None else f"{ended.state or 'gone'} {ended.reason}".strip()
-        )
-        if ended is not None and ended.exit_code:
-            how += f", exit code {ended.exit_code}"
-        text = f"job {worker.job_id}: {how}; {worker.log or 'no log'}: {remains.tail or '(empty)'}"
-        _log.warning("worker %s of spec %s is gone: %s", worker.wid, worker.spec_key, text)
-        cancelled = ended is not None and ended.how == "cancelled"
-        if ended is not None and ended.how in ("preempted", "timeout", "revoked"):
-            return
-        if ended is not None and ended.exit_code == exit_codes.VERSION_SKEW and breaker.open:
-            breaker.why = f"its workers have other code than this process: {text}"
-            self._stopped(worker.spec_key)
-        elif breaker.died(Death(lived, finished, cancelled, text)):
-            self._stopped(worker.spec_key)
 
     def examine_stranger(self, wid: str) -> None:
         """Look at what a worker left that is not followed (any more), and was silent for a lease."""
@@ -284,14 +272,17 @@ class Fleet:
     async def look(self) -> None:
         """Read status and beat of every worker that has, or may have, a process."""
         there = [worker for worker in self.workers if worker.wid and not worker.gone]
+        wids = [worker.wid for worker in there] + self._copies.wids()
         try:
             seen = await DOOR.probe.run(
-                lambda: [crew.glance(self.paths, worker.wid) for worker in there], deadline=_EXAMINE_SECS
+                lambda: [crew.glance(self.paths, wid) for wid in wids], deadline=_EXAMINE_SECS
             )
         except BlockingTimeout:
             return
         now = self._loop.time()
-        for worker, glance in zip(there, seen, strict=True):
+        for copy in self._copies.judge(seen[len(there) :], now):
+            self._keep(self._examine(copy, crew.STARTED_AGAIN), "furu pool examine")
+        for worker, glance in zip(there, seen, strict=False):
             if worker.gone:
                 continue
             if glance.status is not None and glance.status.wid == worker.wid:
@@ -309,13 +300,19 @@ class Fleet:
             if task is not None:
                 task.began(worker.wid)
         if before is None or before.stage != status.stage:
-            if status.stage == "ended":
+            if status.stage in ("draining", "ended"):
                 self._poller.poke()
             self._on_change()
 
     def _observe(self, worker: Worker, beat: bytes | None, now: float) -> None:
         """Slurm's word comes first; where a job runs and its worker says nothing, silence counts."""
         verdict = worker.verdict
+        if isinstance(verdict, Alive) and verdict.phase == "suspended":
+            worker.seen = None  # its silence counts from when it goes on
+            return
+        if crew.never_starts(worker, now):
+            self._give_up(worker, reason_to_wait(verdict))
+            return
         if beat is None and not (isinstance(verdict, Alive) and verdict.phase == "running"):
             return
         if worker.status is not None and worker.status.stage == "ended":
@@ -326,6 +323,14 @@ class Fleet:
         worker.intent = "it gave no sign of life" if not mute else "it never gave a sign of life"
         self._keep(self._scancel([worker]), "furu pool scancel")
         self._lose(worker, None, mute)
+
+    def _give_up(self, worker: Worker, why: str) -> None:
+        """Slurm will never start it, nor others like it."""
+        worker.intent = f"it can never start: {why}"
+        self._keep(self._scancel([worker]), "furu pool scancel")
+        if not any(each.status is not None and each.spec_key == worker.spec_key for each in self.workers):
+            self.breaker(worker.spec_key).reject(why)
+            self._stopped(worker.spec_key)
 
     # -- ending ----------------------------------------------------------------------------------------------
 
