@@ -74,6 +74,12 @@ class Following:
         if request is not None:
             self.core.run.post(Elsewhere(track.node.hash, text, request.ticket))
 
+    def published(self, track: Track, generation: int) -> None:
+        """Its result was there when it was to be claimed."""
+        track.over, track.created = True, False
+        track.node.generation = generation
+        self.answer_success(track)
+
     def lost(self, track: Track, failure: Failure) -> None:
         """It has failed, without a job."""
         track.uid = 0
@@ -136,9 +142,9 @@ class Following:
             await asyncio.sleep(_FIRST / 4)
 
     def _is_due(self, track: Track) -> bool:
-        if track.over or not track.uid:
+        if track.over:
             return False
-        return track.request is not None or track.ended is not None
+        return track.request is not None or (track.uid != 0 and track.ended is not None)
 
     async def _round(self, due: list[Track], now: float) -> None:
         run = self.core.run

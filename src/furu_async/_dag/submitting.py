@@ -40,6 +40,9 @@ class Told(Protocol):
     def foreign(self, track: Track, answer: Answer) -> None:
         """Somebody else has its claim."""
 
+    def published(self, track: Track, generation: int) -> None:
+        """Its result was there when it was to be claimed."""
+
     def lost(self, track: Track, failure: Failure) -> None:
         """It has failed, without a job."""
 
@@ -189,8 +192,7 @@ class Submitting:
                 self._has_job(track, unit, sub.sid, wid, answer.generation)
             elif answer.what == "done":
                 done.add(digest)
-                track.over = True
-                track.node.generation = answer.generation
+                self._follow.published(track, answer.generation)
             elif answer.what == "foreign":
                 foreign[digest] = answer.job
                 self._follow.foreign(track, answer)
