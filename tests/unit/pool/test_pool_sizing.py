@@ -111,3 +111,8 @@ def test_an_idle_worker_makes_room_for_another_spec() -> None:
     ending = [WorkerView("idle", "a", "ending"), workers[1]]
     assert decide(View(view.specs, ending, total=2)) == []
     assert decide(View(view.specs, workers[1:], total=2)) == [Submit("c", 1)]
+
+
+def test_a_worker_that_ends_is_replaced_before_it_is_gone() -> None:
+    view = View([SpecView("a", 1, 0, 4)], [WorkerView("w", "a", "ending")])
+    assert decide(view) == [Submit("a", 1)]
