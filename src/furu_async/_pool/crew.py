@@ -144,12 +144,14 @@ class Left:
         generation: that the worker had claimed the artifact under; 0 if it had not.
         open: nobody has ended that claim.
         begun: as far as can be told, a process was at it.
+        suspect: a process was at one of several, and it cannot be told which; this is one of them.
     """
 
     name: str
     generation: int = 0
     open: bool = False
     begun: bool = False
+    suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,15 +210,13 @@ def examine(paths: QueuePaths, wid: str, log: str, tasks: dict[str, Task]) -> Re
     claimed = sum(entry.generation > 0 for entry in left)
     slots = status.slots if status is not None else 1
     # A status may be a second old; what was claimed, and not ahead, has most likely begun.
-    known = [
-        Left(
-            each.name,
-            each.generation,
-            each.open,
-            each.name in began or (each.generation > 0 and claimed <= slots),
+    free = sum(entry.name in began for entry in left) < slots
+    known = []
+    for each in left:
+        sure = each.name in began or (each.generation > 0 and claimed <= slots)
+        known.append(
+            Left(each.name, each.generation, each.open, sure, not sure and free and each.generation > 0)
         )
-        for each in left
-    ]
     return Remains(status, known, seen.beat, tail_of(log))
 
 
@@ -248,6 +248,13 @@ def tail_of(path: str) -> str:
     finally:
         os.close(fd)
     return data.decode("utf-8", "replace").strip()
+
+
+def is_back_in_queue(worker: Worker) -> bool:
+    """Whether it waits there, for minutes as Slurm has it for jobs that it starts again; a new one starts sooner."""
+    verdict = worker.verdict
+    waits = isinstance(verdict, Alive) and verdict.phase in ("pending", "held", "requeued")
+    return waits and worker.status is None and not worker.intent
 
 
 def never_starts(worker: Worker, now: float) -> bool:

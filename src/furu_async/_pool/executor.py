@@ -225,6 +225,7 @@ class PoolExecutor:
         self._writer = Writer(self.control, self._out, self._fail)
         self.control.detached = getattr(home, "on_cancel", "cancel") == "detach"
         self._preparing = self._loop.create_task(self._begin(self.control), name="furu pool begin")
+        self._preparing.add_done_callback(self._on_prepared)
 
     async def _begin(self, control: Control) -> None:
         try:
@@ -239,6 +240,12 @@ class PoolExecutor:
         for task in waiting:
             if task.stage is Stage.NEW:
                 self._write(task)
+
+    def _on_prepared(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("a pool could not be begun", exc_info=error)
+            self.on_broken(f"an error of the library's own: {type(error).__name__}: {error}")
 
     def _surveyed(self, survey: Survey) -> None:
         control, writer = self.control, self._writer

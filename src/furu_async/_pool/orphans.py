@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from furu_async._pool.control import Control
 from furu_async._pool.crew import Gone, Left, is_proof, kind_of
-from furu_async._pool.wanted import Task
+from furu_async._pool.wanted import CANCELLED, Task
 from furu_async.report import Failure
 
 _TAIL_LINES = 20
@@ -43,14 +43,16 @@ def _care_for_one(
         for request in task.requests:
             request.node.takeover, request.node.silent_at = left.generation, gone.remains.beat
     task.mute += gone.mute
+    task.suspected += left.suspect
+    begun = left.begun or task.suspected > 1
     unharmed = worker.intent == "" and ended is not None and ended.how == "cancelled"
-    if left.begun:
+    if begun:
         task.began(worker.wid)
-    if task.unwanted or (left.begun and unharmed):
+    if task.unwanted or (begun and unharmed):
         feeder.forget_running(worker.wid, left.name)
         over(task)
-        task.taken_back()
-    elif left.begun or task.mute > 1:
+        task.failed(CANCELLED, left.generation) if begun and task.unwanted else task.taken_back()
+    elif begun or task.mute > 1:
         feeder.forget_running(worker.wid, left.name)
         over(task)
         task.failed(_failure_of(task, gone), left.generation)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from furu_async._pool import queue
 from furu_async._pool.entries import UNREADABLE, Report
-from furu_async._pool.wanted import Task
+from furu_async._pool.wanted import CANCELLED, Task
 from furu_async._store import atomic
 from furu_async._store.artifacts import look
 from furu_async._store.layout import ArtifactPaths, QueuePaths, parse_entry_name
@@ -215,7 +215,10 @@ class Judge:
             task.elsewhere(report.generation, report.detail)
         elif report.outcome == "returned":
             self._over(task)
-            task.taken_back()
+            if report.begun and task.unwanted:
+                task.failed(CANCELLED, report.generation)
+            else:
+                task.taken_back()
         elif report.detail == UNREADABLE:
             said = report.failure.message if report.failure is not None else UNREADABLE
             self._damaged(task, f"{self._paths.bad}/{report.file}: {said}")

@@ -11,6 +11,8 @@ from furu_async._pool.queue import Place
 from furu_async._store.layout import ArtifactPaths
 from furu_async.report import Failure
 
+CANCELLED = Failure(kind="cancelled", message="cancelled with its run")
+
 
 class Stage(IntEnum):
     """Where a task is.
@@ -38,6 +40,7 @@ class Task:
         unwanted: it is being taken back or ended.
         damaged: how often its entry, or the report on it, could not be read.
         mute: how often a worker that had it never showed a beat.
+        suspected: how often it was one of those at which a worker may have been that died.
     """
 
     __slots__ = (
@@ -54,6 +57,7 @@ class Task:
         "requests",
         "spec_key",
         "stage",
+        "suspected",
         "taken",
         "unwanted",
         "worker",
@@ -78,6 +82,7 @@ class Task:
         self.worker: str = ""
         self.damaged: int = 0
         self.mute: int = 0
+        self.suspected: int = 0
         self.done_since: float | None = None
 
     @property

@@ -165,6 +165,19 @@ def test_each_outcome_becomes_its_event(desk: Desk) -> None:
     assert desk.tasks == {}
 
 
+def test_a_task_that_was_ended_with_its_run_is_cancelled(desk: Desk) -> None:
+    for n, begun in enumerate((True, False)):
+        task, run = desk.task(n)
+        task.unwanted = True
+        desk.report(task, "returned", begun=begun, detail="cancelled")
+        desk.round()
+        assert kinds(run) == (["Started", "Failed"] if begun else ["TakenBack"])
+        if begun:
+            event = run.events[-1]
+            assert isinstance(event, Failed)
+            assert event.failure.kind == "cancelled"
+
+
 @pytest.mark.fault("F67")
 def test_a_report_of_an_old_ticket_changes_nothing(desk: Desk) -> None:
     task, run = desk.task(1, number=1)
