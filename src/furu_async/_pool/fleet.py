@@ -215,6 +215,9 @@ class Fleet:
             worker.began_at = self._loop.time()
         if isinstance(verdict, Ended) and not worker.gone:
             self._lose(worker, verdict)
+        elif change.job.restarts and crew.is_back_in_queue(worker):
+            worker.intent = "Slurm has put it back into its queue, and another one takes its place"
+            self._keep(self._scancel([worker]), "furu pool scancel")
         self._on_change()
 
     def _lose(self, worker: Worker, ended: Ended | None, mute: bool = False) -> None:

@@ -80,6 +80,15 @@ def test_a_requeue_is_no_proof_and_counts_as_preempted() -> None:
     assert crew.kind_of(Ended("revoked", "REVOKED"), 0) == "lost"
 
 
+@pytest.mark.fault("F41")
+def test_a_worker_that_waits_to_be_started_again_gives_its_place_to_another() -> None:
+    assert crew.is_back_in_queue(worker(judge("PENDING", "BeginTime")))
+    assert crew.is_back_in_queue(worker(judge("REQUEUE_HOLD", "JobHeldAdmin")))
+    assert not crew.is_back_in_queue(worker(judge("RUNNING")))  # it was started already
+    assert not crew.is_back_in_queue(worker(judge("COMPLETING")))
+    assert not crew.is_back_in_queue(worker(judge("PENDING"), intent="its pool was closed"))
+
+
 # -- deaths ----------------------------------------------------------------------------------------------------------
 
 
