@@ -23,7 +23,7 @@ ID_SECS = 60.0
 """How long the id of a job is waited for that another run is just submitting."""
 
 _PAUSE = 0.5
-_LOOKS = 2
+_GONE_SECS = 30.0
 _CHOICES = (
     "wait until that is over and start the run again, use an executor that waits for such work (SlurmPool, Local), "
     "or cancel it"
@@ -64,7 +64,8 @@ async def resolve(core: Core, track: Track) -> None:
     """Find out what is to be done about a node that somebody else has claimed; tells the wiring, or ends the run."""
     loop = asyncio.get_running_loop()
     node, root = track.node, core.run.root
-    began, until, silent_looks = clock.wall(), loop.time() + ID_SECS, 0
+    began, until = clock.wall(), loop.time() + ID_SECS
+    gone_since: float | None = None
     while True:
         seen: _Seen = await core.patiently(_see, root, node.name, node.hash)
         if seen.look.verdict == "published":
@@ -92,10 +93,13 @@ async def resolve(core: Core, track: Track) -> None:
             if seen.job and any(isinstance(verdict, Alive) for verdict in verdicts):
                 core.do(core.wiring.foreign(node.hash, seen.job))
                 return
-            gone = bool(seen.job) or loop.time() > until
-            if gone and not any(isinstance(verdict, Alive) for verdict in verdicts):
-                silent_looks += 1
-            if silent_looks > _LOOKS:
+            absent = not any(isinstance(verdict, Alive) for verdict in verdicts)
+            if not absent or not (seen.job or loop.time() > until):
+                gone_since = None
+            elif gone_since is None:
+                gone_since = loop.time()
+            told = any(isinstance(verdict, Ended) for verdict in verdicts)
+            if gone_since is not None and (told or loop.time() - gone_since >= _GONE_SECS):
                 ended = next((v for v in verdicts if isinstance(v, Ended)), None)
                 _left_behind(core, track, seen.look, ended)
                 return

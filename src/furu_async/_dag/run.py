@@ -26,7 +26,9 @@ from furu_async._plan.events import Policy
 from furu_async._runner.launch import search_path
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig
-from furu_async._slurm.states import Ended
+from furu_async._slurm.names import belongs_to
+from furu_async._slurm.port import Rows
+from furu_async._slurm.states import Alive, Ended
 from furu_async._store import atomic
 from furu_async._store.layout import RunPaths
 from furu_async._store.records import encode
@@ -227,6 +229,8 @@ class DagRun:
         self.stopping = True
         if not detached:
             await self._end_all()
+            if any(sub.pending is not None and sub.pending.state.k > 1 for sub in self.subs.values()):
+                await self._cancel_strays()
         self._following.close()
         await self.shared.submitter.settle(_SETTLE_SECS)
         tasks = list(self._tasks)
@@ -236,6 +240,18 @@ class DagRun:
         for sub in self.subs.values():
             for watch in sub.watches.values():
                 watch.close()
+
+    async def _cancel_strays(self) -> None:
+        """Jobs of submissions that were given up and turned up after all: one that is held would stay for ever."""
+        answer = await self.shared.poller.snapshot()
+        rows = answer.rows if isinstance(answer, Rows) else ()
+        ids = [
+            row.id
+            for row in rows
+            if belongs_to(row.name, self.run.run_id) and isinstance(row.verdict(), Alive)
+        ]
+        if ids:
+            await self.shared.port.cancel(ids)
 
     async def _end_all(self) -> None:
         for digest, track in list(self.tracks.items()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -340,17 +340,36 @@ class Submitting:
     async def _check(self, uid: int, parents: tuple[tuple[str, str], ...]) -> None:
         """Which parents that were released long ago Slurm still knows, or has known."""
         core = self.core
-        rows = await self._rows()
-        known = {row.id for row in rows} | {row.base_id for row in rows}
-        done, gone = [], []
-        for parent, job in parents:
-            if job in known:
-                continue
-            if await core.patiently(claims.has_result, core.run.root, core.tracks[parent].node):
-                done.append(parent)
-            else:
-                gone.append((parent, job))
-        core.do(core.wiring.checked(uid, done, gone))
+        done: list[str] = []
+
+        async def unknown(known: set[str]) -> list[str]:
+            lacking = []
+            for parent, job in parents:
+                if job in known or parent in done:
+                    continue
+                if await core.patiently(claims.has_result, core.run.root, core.tracks[parent].node):
+                    done.append(parent)
+                else:
+                    lacking.append(job)
+            return lacking
+
+        gone = await self._gone(unknown)
+        core.do(core.wiring.checked(uid, done, [each for each in parents if each[1] in gone]))
+
+    async def _gone(self, unknown: Callable[[set[str]], Awaitable[list[str]]]) -> list[str]:
+        """What Slurm does not know, look after look: what it shows may be some seconds old.
+
+        Args:
+            unknown: of the ids that Slurm knows, which are lacking.
+        """
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while True:
+            rows = await self._rows()
+            lacking = await unknown({row.id for row in rows} | {row.base_id for row in rows})
+            if not lacking or loop.time() - since >= self.core.shared.submitter.rules.look_apart:
+                return lacking
+            await asyncio.sleep(_AGAIN_SECS)
 
     async def _rows(self) -> list[JobRow]:
         loop = asyncio.get_running_loop()
@@ -370,12 +389,17 @@ class Submitting:
         ids: list[str] = []
         held = {unit.job: unit.uid for unit in units if unit.hold}
         if held:
-            rows = await self._rows()
-            known = {row.base_id for row in rows}
             # What is held, or waits for what is held, cannot have ended; what was adopted may have.
-            fresh = [unit for unit in units if unit.uid not in self._adopted]
-            missing = [u.uid for u in fresh if (u.hold or u.edges) and u.live and u.job not in known]
-            ids = list({row.base_id: None for row in rows if row.base_id in held and _is_held(row)})
+            fresh = [unit for unit in units if unit.uid not in self._adopted and (unit.hold or unit.edges)]
+
+            async def unknown(known: set[str]) -> list[str]:
+                return [unit.job for unit in fresh if unit.live and unit.job not in known]
+
+            gone = await self._gone(unknown)
+            missing = [unit.uid for unit in fresh if unit.job in gone]
+            rows = await self._rows() if self._adopted else []
+            ended = {row.base_id for row in rows if row.base_id in held and not _is_held(row)}
+            ids = [job for job, uid in held.items() if uid not in missing and job not in ended]
         loop = asyncio.get_running_loop()
         until = loop.time() + core.shared.config.infra_secs
         while ids:
@@ -399,6 +423,8 @@ class Submitting:
         sub = self.core.subs.get(unit.uid)
         if sub is not None and node not in sub.dropped:
             sub.dropped.add(node)
+            # Whoever claims the node next must not join what is about to be cancelled.
+            self.core.tracks[node].done_with.add(sub.sid)
             self._drops.append((unit, node))
             if self._dropping is None or self._dropping.done():
                 self._dropping = self.core.spawn(self._drop_all(), "furu dag cancel")
