@@ -102,6 +102,7 @@ class Operations:
 
     def _start(self) -> None:
         self.keeper = Keeper(15.0)
+        self.keeper._start_beat = lambda beat: None  # type: ignore[method-assign]
 
     def _ask(self, *op: Any) -> Any:
         reply = self.keeper.handle(list(op))
