@@ -24,8 +24,7 @@ async def lab(slurm: Cluster, tmp_path: Path) -> AsyncIterator[Lab]:
     """A store of its own; afterwards no job and no process of its runs is left."""
     made = Lab(slurm, tmp_path)
     yield made
-    await made.end()
-    await made.nothing_left()
+    await made.close()
 
 
 def replace(path: Path, text: str) -> None:
@@ -135,8 +134,7 @@ async def test_an_entry_that_cannot_be_read_is_written_again_once(lab: Lab) -> N
     assert str(lab2.queue / "bad") in failure.message
     assert "twice" in failure.message
     assert lab2.attempts("c") == []
-    await lab2.end()
-    await lab2.nothing_left()
+    await lab2.close()
 
 
 @pytest.mark.fault("F78")
@@ -269,8 +267,8 @@ async def test_workers_that_die_at_their_start_stop_their_spec(lab: Lab) -> None
 
 
 @pytest.mark.fault("F14")
-async def test_a_worker_that_stands_still_is_replaced_after_a_lease(slurm: Cluster, tmp_path: Path) -> None:
-    lab = Lab(slurm, tmp_path, lease_secs=4 * SCALE, heartbeat_secs=0.5)
+async def test_a_worker_that_stands_still_is_replaced_after_a_lease(lab: Lab) -> None:
+    lab.settings(lease_secs=4 * SCALE, heartbeat_secs=0.5)
     work = lab.work("a", "gate")
     running = lab.start(work)
     job, _ = await lab.begun("a")
@@ -286,7 +284,6 @@ async def test_a_worker_that_stands_still_is_replaced_after_a_lease(slurm: Clust
     assert report[work].history[0].startswith("lost")
     assert {word.split(":")[0] for word in report[work].history[1:]} <= {"elsewhere"}
     assert report[work].status == "created"
-    await lab.nothing_left()
 
 
 TAKES = """
@@ -302,10 +299,11 @@ for entry in next(queue).glob("todo/*/*/*"):
 
 
 @pytest.mark.fault("F01")
-async def test_a_task_whose_workers_never_beat_fails_the_second_time(slurm: Cluster, tmp_path: Path) -> None:
-    lab = Lab(slurm, tmp_path, heartbeat_grace_secs=2 * SCALE)
-    (tmp_path / "takes.py").write_text(TAKES)
-    setup = [f"{sys.executable} {tmp_path}/takes.py {lab.config.path} {tmp_path}/taken", "exec sleep 1000"]
+async def test_a_task_whose_workers_never_beat_fails_the_second_time(lab: Lab) -> None:
+    lab.settings(heartbeat_grace_secs=2 * SCALE)
+    takes, taken = lab.folder / "takes.py", lab.folder / "taken"
+    takes.write_text(TAKES)
+    setup = [f"{sys.executable} {takes} {lab.config.path} {taken}", "exec sleep 1000"]
     work = lab.work("a")
     report = await lab.run(work, pool={"setup": setup})
     assert report[work].status == "failed"
@@ -313,16 +311,14 @@ async def test_a_task_whose_workers_never_beat_fails_the_second_time(slurm: Clus
     assert failure is not None
     assert failure.kind == "lost"
     assert "never showed a beat" in failure.message
-    assert (tmp_path / "taken").read_text() == "xx"
-    await lab.nothing_left()
+    assert taken.read_text() == "xx"
 
 
-async def test_a_worker_that_is_slow_to_start_is_waited_for(slurm: Cluster, tmp_path: Path) -> None:
-    lab = Lab(slurm, tmp_path, heartbeat_grace_secs=30 * SCALE)
+async def test_a_worker_that_is_slow_to_start_is_waited_for(lab: Lab) -> None:
+    lab.settings(heartbeat_grace_secs=30 * SCALE)
     report = await lab.run(lab.work("a"), pool={"setup": ["sleep 3"]})
     assert report.ok
     assert len(lab.jobs()) == 1
-    await lab.nothing_left()
 
 
 @pytest.mark.fault("F74")

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from furu_async import Furu, Retry, SlurmSpec, field
+from furu_async import Furu, Retry, SlurmSpec, field, stop_requested
 
 SPEC = SlurmSpec(cpus=1, mem_gb=0.1, time_min=5)
 OTHER = SlurmSpec(cpus=2, mem_gb=0.1, time_min=5)
@@ -16,9 +16,9 @@ OTHER = SlurmSpec(cpus=2, mem_gb=0.1, time_min=5)
 class Work(Furu[int]):
     """Adds up what it needs; leaves a line for each attempt (job, its worker's process) in ``<folder>/<name>``.
 
-    ``what``, words that are obeyed in order: ``gate`` waits for ``<folder>/open-<name>``; ``fail`` raises;
-    ``fail:<n>`` does in the first n attempts; ``poison`` kills its worker; ``memory`` and ``slow`` have no end where
-    there is one processor only; ``say`` writes.
+    ``what``, words that are obeyed in order: ``gate`` waits for ``<folder>/open-<name>``, or until it is to stop;
+    ``fail`` raises; ``fail:<n>`` does in the first n attempts; ``mistake`` raises what is not tried again; ``poison``
+    kills its worker; ``memory`` and ``slow`` have no end where there is one processor only; ``say`` writes.
     """
 
     name: str
@@ -39,9 +39,13 @@ class Work(Furu[int]):
             verb, _, most = word.partition(":")
             if verb == "gate":
                 while not (self.folder / f"open-{self.name}").exists():
+                    if stop_requested():
+                        raise RuntimeError("stopped at the gate")
                     time.sleep(0.02)
             elif verb == "fail" and attempts <= int(most or 1000):
                 raise ValueError(f"{self.name} fails")
+            elif verb == "mistake":
+                raise TypeError(f"{self.name} is wrong")
             elif verb == "poison":
                 os.kill(os.getppid(), signal.SIGKILL)
                 time.sleep(60)

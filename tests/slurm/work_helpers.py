@@ -43,12 +43,16 @@ class Lab:
     def __init__(self, slurm: Cluster, path: Path, **settings: Any) -> None:
         self.slurm = slurm
         self.folder: Path = path
-        self.config: FuruConfig = FuruConfig(
-            path=path / "store", **{"poll_interval_secs": 5.0, "infra_secs": 60.0, **settings}
-        )
+        self.config: FuruConfig = FuruConfig(path=path / "store")
+        self.settings(**settings)
         self.processes: list[subprocess.Popen[str]] = []
         self._tasks: list[asyncio.Task[RunReport]] = []
         self._before = {(job.id, job.name) for job in slurm.jobs().values()}
+
+    def settings(self, **changed: Any) -> None:
+        """Have other settings for runs that begin from now on."""
+        usual = {"poll_interval_secs": 5.0, "infra_secs": 60.0}
+        self.config = FuruConfig(path=self.config.path, **{**usual, **changed})
 
     def work(self, name: str, what: str = "", *parts: Furu[int], cls: type[Work] = Work) -> Work:
         """An artifact of this test."""
@@ -131,7 +135,7 @@ class Lab:
         return [
             name
             for path in self.home.glob("workers/*/status.json")
-            for name in json.loads(path.read_text())["began"]
+            for name in json.loads(path.read_text()).get("began", ())
         ]
 
     def attempts(self, name: str) -> list[list[str]]:
@@ -151,7 +155,9 @@ class Lab:
 
     def living(self) -> list[str]:
         """Jobs that have not ended."""
-        return [f"{job.id} {job.name} {job.state}" for job in self.jobs().values() if job.state not in _OVER]
+        return [
+            f"{job.number} {job.name} {job.state}" for job in self.jobs().values() if job.state not in _OVER
+        ]
 
     def processes_of(self, job_id: str) -> list[Daemon]:
         """The processes of a job that this library started: worker, keeper, children."""
@@ -175,8 +181,8 @@ class Lab:
         await until(lambda: not self.living(), f"the end of all jobs: {self.living()}", seconds)
         await until(lambda: not self.slurm.processes(), "the end of all processes of jobs", seconds)
 
-    async def end(self) -> None:
-        """End the controllers that still run."""
+    async def close(self) -> None:
+        """End what still runs here; then no job and no process of it is left."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -184,6 +190,7 @@ class Lab:
             if process.poll() is None:
                 process.kill()
             process.communicate()
+        await self.nothing_left()
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
