@@ -10,7 +10,7 @@ from furu_async._executors.arguments import EventListener, check_config, check_t
 from furu_async._executors.runs import Run
 from furu_async._executors.scheduler import ExecutorLike, Scheduler
 from furu_async._executors.sync import run_sync
-from furu_async._model import context
+from furu_async._model.context import refuse_while_importing
 from furu_async._model.artifact import Furu
 from furu_async._plan.events import OnFailure
 from furu_async._runtime.config import FuruConfig, active_config
@@ -53,16 +53,15 @@ async def run_dag(
     """Compute what is missing of ``targets`` and of what they depend on, once, and report.
 
     Args:
-        targets: an artifact or several. What lies below a valid cached node is not looked at.
+        targets: one or several. What lies below a valid cached node is not looked at.
         executor: where nodes run; default `Local()`.
-        on_failure: when a node has failed for good: ``continue`` runs everything that does not depend on it;
-            ``drain`` starts nothing new and lets what runs finish; ``cancel`` stops that too.
+        on_failure: once a node has failed for good: ``continue`` runs what does not depend on it; ``drain`` starts
+            nothing new and lets what runs finish; ``cancel`` stops that too.
         max_failures: with ``continue``: after so many failed nodes, drain.
         timeout: seconds for the whole run.
-        retry_failed: False: a stored failure stays, and the run refuses before it starts anything.
-            Default: ``FURU_RETRY_FAILED``.
+        retry_failed: False: a stored failure stays, and the run refuses to start. Default: ``FURU_RETRY_FAILED``.
         retries: compute retries after a node's first failure. Default: ``FURU_MAX_COMPUTE_RETRIES``.
-        rerun: ``module.Class`` names, or ``ALL``: computed again, once in this run.
+        rerun: ``module.Class`` names, or ``ALL``: computed again, once.
         on_cancel: ``detach`` leaves Slurm work running; an error with `Local`.
         check: raise if a node failed; False returns the report whatever is in it.
         config: settings for this run; default: the active ones.
@@ -76,10 +75,10 @@ async def run_dag(
         FuruStoreError, FuruExecutorError: the surroundings do not work.
         asyncio.CancelledError: the caller was cancelled; what ran has been stopped, within 30 s.
     """
-    context.refuse_while_importing("run_dag")
-    settings = check_config(config) or active_config()
-    objs = check_targets(targets)
+    refuse_while_importing("run_dag")
+    settings, objs = check_config(config) or active_config(), check_targets(targets)
     display = _make_progress(progress, objs)
+    listeners = [each for each in (on_event, display.on_event if display else None) if each]
     async with Scheduler(executor, config=settings) as scheduler:
         run = scheduler.start(
             objs,
@@ -92,7 +91,7 @@ async def run_dag(
             on_cancel=on_cancel,
             check=check,
             config=settings,
-            on_event=[each for each in (on_event, display.on_event if display else None) if each],
+            on_event=listeners,
         )
         return await _shown(scheduler, run, display, str(settings.path))
 

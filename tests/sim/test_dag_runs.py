@@ -221,3 +221,79 @@ def test_killed_at_any_step_and_called_again(
             except BaseException as error:
                 error.add_note(f"seed {seed}")
                 raise
+
+
+async def crises(world: World, draw: random.Random) -> None:
+    """What befalls a cluster in a few minutes."""
+    slurm = world.slurm
+    for _ in range(draw.randrange(1, 6)):
+        await asyncio.sleep(draw.random() * 6)
+        running = [job for job in slurm.jobs if job.copy is not None and not job.ended]
+        match draw.choice(["requeue", "preempt", "node", "controller", "sbatch", "kill", "kill"]):
+            case "requeue" if running:
+                slurm.requeue(draw.choice(running).id)
+            case "preempt" if running:
+                slurm.preempt(draw.choice(running).id)
+            case "node" if running:
+                node = draw.choice(running).node
+                slurm.fail_node(node)
+                await asyncio.sleep(draw.random() * 10)
+                slurm.resume_node(node)
+            case "controller":
+                slurm.kill_controller() if draw.random() < 0.5 else slurm.stop_controller()
+                await asyncio.sleep(draw.random() * 60)
+                slurm.start_controller()
+            case "sbatch":
+                slurm.mishap(draw.choice(["ghost", "lost"]), draw.random() * 25)
+            case "kill" if running:
+                copy = draw.choice(running).copy
+                assert copy is not None
+                copy.kill()
+
+
+def storm(root: FuruConfig, seed: int) -> None:
+    """A run, or two of which the first is killed, among crises: all results are there, each published once."""
+
+    async def main() -> None:
+        draw = random.Random(seed)
+        world = World(root, queue_lag=draw.choice([0.0, 0.0, 3.0]))
+        flaky = {obj: [Fails("compute"), Returns(1, after=1.0)] for obj in world.jobs.objs.values()}
+        script = {obj: outcome for obj, outcome in flaky.items() if draw.random() < 0.2}
+        world.jobs.fake = FakeExecutor(script, default=Returns(1, after=3.0))
+        arrays = draw.random() < 0.5
+        trouble = asyncio.create_task(crises(world, draw))
+        if draw.random() < 0.3:
+            first = world.controller(crash_at=draw.randrange(1, 200), arrays=arrays)
+            running = asyncio.create_task(world.run(first))
+            dead = asyncio.create_task(first.line.dead.wait())
+            await asyncio.wait([running, dead], return_when=asyncio.FIRST_COMPLETED)
+            dead.cancel()
+            if not running.done():
+                await first.die()
+        report = await world.run(world.controller(arrays=arrays))
+        assert report.ok, [node.failure for node in report if node.failure]
+        await trouble
+        await asyncio.sleep(120)
+        assert world.living() == []
+        for obj in world.jobs.objs.values():
+            ends = Path(root.path, "data", "tests", "sim", "dag_sim", "Part", obj.furu_hash, ".furu", "ends")
+            assert sum('"success"' in path.read_text() for path in ends.iterdir()) == 1
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+
+    run_virtual(main(), seed=seed)
+
+
+@pytest.mark.fault("F41", "F42", "F34", "F53")
+@pytest.mark.parametrize("part", range(4))
+@pytest.mark.timeout(600)
+def test_crises_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    mortal(monkeypatch)
+    for seed in range(part * 25, part * 25 + 25):
+        with tmp_root(tmp_path / f"store-{seed}", record_git="off") as config:
+            try:
+                storm(config, seed)
+            except BaseException as error:
+                error.add_note(f"seed {seed}")
+                raise

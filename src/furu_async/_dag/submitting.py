@@ -5,26 +5,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from furu_async._dag import claims, orders
-from furu_async._dag.claims import Answer, Ending, Wanted
+from furu_async._dag.cancelling import Cancelling
+from furu_async._dag.claims import Answer, Wanted
 from furu_async._dag.orders import Order, OrderNode
-from furu_async._dag.tracks import Core, Sub, Track
+from furu_async._dag.tracks import Core, Sub, Told, Track
 from furu_async._dag.units import Check, Claim, Command, Drop, Submit, Unit, Verify, Withdraw
+from furu_async._dag.waves import Waves
 from furu_async._model.artifact import Furu, class_info, specs_of
 from furu_async._model.dag import dependencies
 from furu_async._pool.objects_log import ObjectsLog
 from furu_async._slurm import protocol
 from furu_async._slurm.parameters import Wish, request
-from furu_async._slurm.port import JobRequest, JobRow, Silence
-from furu_async._slurm.states import Alive
+from furu_async._slurm.port import JobRequest
 from furu_async._slurm.submitter import Order as SubmitOrder
 from furu_async._slurm.submitter import Ticket
-from furu_async._slurm.tracking import Change
-from furu_async._store import submissions
 from furu_async._store.layout import RunPaths
 from furu_async.errors import FuruConfigError, FuruExecutorError
 from furu_async.report import Failure
@@ -32,25 +30,6 @@ from furu_async.report import Failure
 _BATCH = 64
 _AGAIN_SECS = 2.0
 _SEE_OFF_SECS = 20.0
-
-
-class Told(Protocol):
-    """What becomes of nodes, for whoever follows them."""
-
-    def foreign(self, track: Track, answer: Answer) -> None:
-        """Somebody else has its claim."""
-
-    def published(self, track: Track, generation: int) -> None:
-        """Its result was there when it was to be claimed."""
-
-    def lost(self, track: Track, failure: Failure) -> None:
-        """It has failed, without a job."""
-
-    def changed(self, track: Track, sub: Sub, change: Change) -> None:
-        """Slurm says something new of its job."""
-
-    def dropped(self, track: Track, uid: int) -> None:
-        """Its job was cancelled by our own wish."""
 
 
 @dataclass(slots=True)
@@ -76,9 +55,8 @@ class Submitting:
         self._log = ObjectsLog(orders.objects_path(core.paths))
         self._loaded = False
         self._claiming = asyncio.Lock()
-        self._adopted: set[int] = set()
-        self._drops: list[tuple[Unit, str]] = []
-        self._dropping: asyncio.Task[None] | None = None
+        self._cancelling = Cancelling(core, follow)
+        self._waves = Waves(core, self._watch_all)
 
     def carry_out(self, command: Command) -> None:
         """One command; its answer comes later."""
@@ -87,7 +65,7 @@ class Submitting:
             case Claim(uids):
                 spawn(self._claim([units[uid] for uid in uids]), "furu dag claims")
             case Check(uid, parents):
-                spawn(self._check(uid, parents), "furu dag check")
+                spawn(self._waves.check(uid, parents), "furu dag check")
             case Submit(uid, hold):
                 self._submit(units[uid], hold)
             case Withdraw(uid):
@@ -96,9 +74,9 @@ class Submitting:
                 if sub.pending is not None:
                     sub.pending.cancel("it is submitted in smaller parts")
             case Verify(uids):
-                spawn(self._verify([units[uid] for uid in uids]), "furu dag wave")
+                spawn(self._waves.verify([units[uid] for uid in uids]), "furu dag wave")
             case Drop(uid, node):
-                self._drop(units[uid], node)
+                self._cancelling.drop(units[uid], node)
 
     # -- claims ----------------------------------------------------------------------------------------------
 
@@ -220,7 +198,7 @@ class Submitting:
             return
         unit = core.wiring.adopt(members, order.spec, set(known))
         core.subs[unit.uid] = Sub(unit.uid, sid, len(members))
-        self._adopted.add(unit.uid)
+        self._waves.adopted.add(unit.uid)
         by_hash = {node.hash: node for node in order.nodes}
         for digest, answer in known.items():
             track = core.tracks[digest]
@@ -306,7 +284,7 @@ class Submitting:
             for digest in list(unit.live):
                 self._follow.lost(core.tracks[digest], failure)
             core.do(core.wiring.refused(unit.uid))
-        elif finished.how == "rejected" or sub.withdrawn:
+        else:  # taken back, because nobody wants it any more or in favour of smaller parts
             for digest in list(unit.live):
                 core.tracks[digest].done_with.add(sub.sid)
             core.do(core.wiring.withdrawn(unit.uid))
@@ -330,158 +308,19 @@ class Submitting:
     async def _note(self, notes: list[tuple[str, str, int, str, str, str]]) -> None:
         await self.core.patiently(claims.note_jobs, self.core.run.root, notes)
 
+    def _watch_all(self, unit: Unit) -> None:
+        sub = self.core.subs[unit.uid]
+        for digest in unit.nodes:
+            track = self.core.tracks.get(digest)
+            if track is not None and track.uid == unit.uid:
+                self._watch(track, sub)
+
     def _watch(self, track: Track, sub: Sub) -> None:
         digest = track.node.hash
         if digest not in sub.watches and track.job_id:
             sub.watches[digest] = self.core.shared.poller.track(
                 track.job_id, sub.name, lambda change: self._follow.changed(track, sub, change)
             )
-
-    async def _check(self, uid: int, parents: tuple[tuple[str, str], ...]) -> None:
-        """Which parents that were released long ago Slurm still knows, or has known."""
-        core = self.core
-        done: list[str] = []
-
-        async def unknown(known: set[str]) -> list[str]:
-            lacking = []
-            for parent, job in parents:
-                if job in known or parent in done:
-                    continue
-                if await core.patiently(claims.has_result, core.run.root, core.tracks[parent].node):
-                    done.append(parent)
-                else:
-                    lacking.append(job)
-            return lacking
-
-        gone = await self._gone(unknown)
-        core.do(core.wiring.checked(uid, done, [each for each in parents if each[1] in gone]))
-
-    async def _gone(self, unknown: Callable[[set[str]], Awaitable[list[str]]]) -> list[str]:
-        """What Slurm does not know, look after look: what it shows may be some seconds old.
-
-        Args:
-            unknown: of the ids that Slurm knows, which are lacking.
-        """
-        loop = asyncio.get_running_loop()
-        since = loop.time()
-        while True:
-            rows = await self._rows()
-            lacking = await unknown({row.id for row in rows} | {row.base_id for row in rows})
-            if not lacking or loop.time() - since >= self.core.shared.submitter.rules.look_apart:
-                return lacking
-            await asyncio.sleep(_AGAIN_SECS)
-
-    async def _rows(self) -> list[JobRow]:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self.core.shared.config.infra_secs
-        while True:
-            answer = await self.core.shared.poller.snapshot()
-            if not isinstance(answer, Silence):
-                return list(answer.rows)
-            if loop.time() > until:
-                raise FuruExecutorError(f"Slurm does not answer: {answer.words}")
-            await asyncio.sleep(_AGAIN_SECS)
-
-    async def _verify(self, units: list[Unit]) -> None:
-        """All jobs of a wave are in Slurm: release what is held of it."""
-        core = self.core
-        missing: list[int] = []
-        ids: list[str] = []
-        held = {unit.job: unit.uid for unit in units if unit.hold}
-        if held:
-            # What is held, or waits for what is held, cannot have ended; what was adopted may have.
-            fresh = [unit for unit in units if unit.uid not in self._adopted and (unit.hold or unit.edges)]
-
-            async def unknown(known: set[str]) -> list[str]:
-                return [unit.job for unit in fresh if unit.live and unit.job not in known]
-
-            gone = await self._gone(unknown)
-            missing = [unit.uid for unit in fresh if unit.job in gone]
-            rows = await self._rows() if self._adopted else []
-            ended = {row.base_id for row in rows if row.base_id in held and not _is_held(row)}
-            ids = [job for job, uid in held.items() if uid not in missing and job not in ended]
-        loop = asyncio.get_running_loop()
-        until = loop.time() + core.shared.config.infra_secs
-        while ids:
-            done = await core.shared.port.release(ids)
-            if done.ok:
-                break
-            if loop.time() > until:
-                raise FuruExecutorError(f"held jobs cannot be released: {done.words}")
-            await asyncio.sleep(_AGAIN_SECS)
-        core.do(core.wiring.verified([unit.uid for unit in units], missing))
-        for unit in units:
-            sub = core.subs[unit.uid]
-            for digest in unit.nodes:
-                track = core.tracks.get(digest)
-                if track is not None and track.uid == unit.uid:
-                    self._watch(track, sub)
-
-    # -- cancelling ------------------------------------------------------------------------------------------
-
-    def _drop(self, unit: Unit, node: str) -> None:
-        sub = self.core.subs.get(unit.uid)
-        if sub is not None and node not in sub.dropped:
-            sub.dropped.add(node)
-            # Whoever claims the node next must not join what is about to be cancelled.
-            self.core.tracks[node].done_with.add(sub.sid)
-            self._drops.append((unit, node))
-            if self._dropping is None or self._dropping.done():
-                self._dropping = self.core.spawn(self._drop_all(), "furu dag cancel")
-
-    async def _drop_all(self) -> None:
-        """Cancel what has come together: the intent is on disk before any ``scancel``."""
-        core = self.core
-        await asyncio.sleep(0)
-        while self._drops:
-            drops, self._drops = self._drops, []
-            kind_text = "cancelled with its run" if core.stopping else "a job that it waited for has failed"
-            endings: list[Ending] = []
-            ids: list[str] = []
-            closing: list[Sub] = []
-            for unit, digest in drops:
-                sub, track = core.subs[unit.uid], core.tracks[digest]
-                whole = set(unit.nodes) <= sub.dropped
-                if whole and sub not in closing:
-                    closing.append(sub)
-                if sub.job_id:
-                    ids.append(f"{sub.job_id}_{unit.nodes.index(digest)}" if sub.size > 1 else sub.job_id)
-                if track.uid != unit.uid or not track.runs:
-                    failure = Failure(kind="cancelled", message=kind_text)
-                    endings.append(
-                        Ending(name=track.node.name, hash=digest, wid=f"{sub.sid}-0", failure=failure)
-                    )
-            await core.patiently(_intend, core.paths, [sub.sid for sub in closing], kind_text)
-            for sub in closing:
-                if sub.pending is not None and not sub.job_id:
-                    sub.pending.cancel(kind_text)
-            await core.patiently(claims.end_all, core.run.root, core.run.run_id, endings)
-            await self._scancel(ids)
-            for unit, digest in drops:
-                self._follow.dropped(core.tracks[digest], unit.uid)
-        await self._see_off()
-
-    async def _see_off(self) -> None:
-        """Somebody waits for what was cancelled: ask Slurm until it is gone, more often than the poller would."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _SEE_OFF_SECS
-        while loop.time() < until and any(track.stopping for track in self.core.tracks.values()):
-            await self.core.shared.poller.snapshot()
-
-    async def _scancel(self, ids: list[str]) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + 20.0
-        while ids:
-            done = await self.core.shared.port.cancel(ids)
-            self.core.shared.poller.poke()
-            if done.ok or loop.time() > until:
-                return
-            await asyncio.sleep(_AGAIN_SECS)
-
-
-def _is_held(row: JobRow) -> bool:
-    verdict = row.verdict()
-    return isinstance(verdict, Alive) and verdict.phase == "held"
 
 
 def log_dir(paths: RunPaths) -> str:
@@ -508,8 +347,3 @@ def _order_node(track: Track, unit: Unit, wid: str, generation: int) -> OrderNod
 def _write_orders(paths: RunPaths, written: Sequence[tuple[str, Order]]) -> None:
     for sid, order in written:
         orders.write_order(paths.submission(sid), order)
-
-
-def _intend(paths: RunPaths, sids: Sequence[str], why: str) -> None:
-    for sid in sids:
-        submissions.close(paths.submission(sid), "cancel", why)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from furu_async._dag.claims import Answer
 from furu_async._dag.dag import SlurmDag
 from furu_async._dag.holding import RunHolder
 from furu_async._dag.units import Command
@@ -18,6 +19,7 @@ from furu_async._slurm.poller import Poller, Watch
 from furu_async._slurm.port import SlurmPort
 from furu_async._slurm.states import Alive, Ended
 from furu_async._slurm.submitter import Pending, Submitter
+from furu_async._slurm.tracking import Change
 from furu_async._store.layout import RunPaths
 from furu_async.report import Failure, FailureKind
 
@@ -142,3 +144,22 @@ class Core(Protocol):
 
     async def patiently(self, fn: Callable[..., Any], *args: Any) -> Any:
         """A step on the store, tried again while that gives trouble."""
+
+
+class Told(Protocol):
+    """What becomes of nodes, for whoever follows them."""
+
+    def foreign(self, track: Track, answer: Answer) -> None:
+        """Somebody else has its claim."""
+
+    def published(self, track: Track, generation: int) -> None:
+        """Its result was there when it was to be claimed."""
+
+    def lost(self, track: Track, failure: Failure) -> None:
+        """It has failed, without a job."""
+
+    def changed(self, track: Track, sub: Sub, change: Change) -> None:
+        """Slurm says something new of its job."""
+
+    def dropped(self, track: Track, uid: int) -> None:
+        """Its job was cancelled by our own wish."""

@@ -21,7 +21,6 @@ class Item:
         phase: ``todo``: it needs a unit. ``failed``: it waits for `Wiring.again` or `Wiring.forget`. ``foreign``:
             another run is at it.
         job: of a foreign one, its job in Slurm, if that is known.
-        wirings: how often it was put into a unit.
     """
 
     hash: str
@@ -31,7 +30,6 @@ class Item:
     phase: ItemPhase = "todo"
     unit: Unit | None = None
     job: str = ""
-    wirings: int = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from furu_async._dag.graph import Graph
 from furu_async._dag.units import (
     Bounds,
     Check,
@@ -28,25 +29,19 @@ from furu_async._dag.units import (
 )
 
 
-class Wiring:
-    """See the module.
-
-    Attributes:
-        items: by hash, parents before children.
-    """
+class Wiring(Graph):
+    """See the module."""
 
     def __init__(self, bounds: Bounds | None = None) -> None:
+        super().__init__()
         self.bounds = bounds or Bounds()
-        self.items: dict[str, Item] = {}
         self.units: dict[int, Unit] = {}
-        self._children: dict[str, list[str]] = {}
         self._todo: dict[str, None] = {}
         self._waiting: dict[int, Unit] = {}
         self._wave: dict[int, Unit] = {}
         self._verifying = False
         self._live = 0
         self._count = 0
-        self._rank_of: dict[str, int] = {}
         self._most = self.bounds.array
 
     # -- what happens ----------------------------------------------------------------------------------------
@@ -54,9 +49,7 @@ class Wiring:
     def plan(self, items: Iterable[Item]) -> list[Command]:
         """These nodes are to be computed; parents before children."""
         for item in items:
-            self.items[item.hash] = item
-            for parent in item.parents:
-                self._children.setdefault(parent, []).append(item.hash)
+            self.add(item)
             if item.phase == "todo":
                 self._todo[item.hash] = None
         return self._go([])
@@ -138,7 +131,7 @@ class Wiring:
         """The jobs that a unit is to wait for, as of now; remembered as what it is wired to."""
         unit = self.units[uid]
         unit.edges = {}
-        for parent in self._parents(unit):
+        for parent in self.parents(unit):
             job = self.job_of(parent)
             if job:
                 unit.edges[parent] = job
@@ -165,7 +158,7 @@ class Wiring:
         return self._go(out)
 
     def withdrawn(self, uid: int) -> list[Command]:
-        """Nothing of the unit is in Slurm, and its claims have ended: its nodes go again, in smaller units."""
+        """Nothing of the unit is in Slurm: those of its nodes that are still wanted go again, in other units."""
         unit = self.units[uid]
         for node in list(unit.live):
             item = self.items[node]
@@ -230,7 +223,7 @@ class Wiring:
         self._leave(item)
         item.spec, item.key, item.job = spec, key, ""
         self._needs_unit(item)
-        for each in self._below(node):
+        for each in self.below(node):
             if self._is_doomed(each):
                 assert each.unit is not None
                 out.append(Drop(each.unit.uid, each.hash))
@@ -254,10 +247,6 @@ class Wiring:
     def foreign(self, node: str, job: str) -> list[Command]:
         """The job of a node that another run is at."""
         self.items[node].job = job
-        return self._go([])
-
-    def wake(self) -> list[Command]:
-        """Something outside has changed: look again at what can be done."""
         return self._go([])
 
     # -- questions -------------------------------------------------------------------------------------------
@@ -296,14 +285,13 @@ class Wiring:
     def _form(self) -> None:
         """Put nodes whose parents have jobs, or will have, into units."""
         groups: dict[tuple[str, int, frozenset[str]], list[str]] = {}
-        for node in sorted(self._todo, key=self._rank) if len(self._todo) > 1 else list(self._todo):
+        for node in sorted(self._todo, key=self.rank) if len(self._todo) > 1 else list(self._todo):
             item = self.items[node]
-            open_parents = [p for p in item.parents if p in self.items and self.items[p].phase != "done"]
+            open_parents = self.open_parents(node)
             if not all(self._will_have_job(parent) for parent in open_parents):
                 continue
             groups.setdefault((item.key, item.spec, frozenset(open_parents)), []).append(node)
-            # Those below may now go, too: parents come first in the order.
-            item.phase = "unit"
+            item.phase = "unit"  # those below may now go, too: parents come first in the order
         most = max(1, min(self._most, self.bounds.jobs))
         for (key, spec, _), nodes in groups.items():
             for start in range(0, len(nodes), most):
@@ -312,16 +300,7 @@ class Wiring:
                 self._live += len(unit.nodes)
                 for node in unit.nodes:
                     self.items[node].unit = unit
-                    self.items[node].wirings += 1
                     del self._todo[node]
-
-    def _rank(self, node: str) -> int:
-        return self._ranks()[node]
-
-    def _ranks(self) -> dict[str, int]:
-        if len(self._rank_of) != len(self.items):
-            self._rank_of = {name: number for number, name in enumerate(self.items)}
-        return self._rank_of
 
     def _will_have_job(self, node: str) -> bool:
         item = self.items[node]
@@ -335,29 +314,20 @@ class Wiring:
         asked = {"new", "claiming", "claimed", "checking"}
         in_slurm = self._live - sum(len(u.live) for u in self._waiting.values() if u.phase in asked)
         for unit in list(self._waiting.values()):
-            if unit.phase != "claimed" or not self._parents_placed(unit):
+            if unit.phase != "claimed" or not all(map(self.job_of, self.parents(unit))):
                 continue
             if in_slurm and in_slurm + len(unit.live) > self.bounds.jobs:
                 return
-            released = tuple((p, self.job_of(p)) for p in self._parents(unit) if self._is_released(p))
+            released = tuple((p, self.job_of(p)) for p in self.parents(unit) if self._is_released(p))
             if released and not unit.checked:
                 self._set(unit, "checking")
                 out.append(Check(unit.uid, released))
                 continue
             in_slurm += len(unit.live)
-            within = any(self._is_in_wave(p) for p in self._parents(unit))
-            unit.hold = not within and any(self._has_children_to_come(node) for node in unit.nodes)
+            within = any(self._is_in_wave(p) for p in self.parents(unit))
+            unit.hold = not within and any(self.has_children_to_come(node) for node in unit.nodes)
             self._set(unit, "submitting")
             out.append(Submit(unit.uid, unit.hold))
-
-    def _parents(self, unit: Unit) -> list[str]:
-        """Of the nodes of a unit, which all have the same: those without a result."""
-        known = next((self.items[node] for node in unit.nodes if node in self.items), None)
-        parents = known.parents if known is not None else ()
-        return [p for p in parents if p in self.items and self.items[p].phase != "done"]
-
-    def _parents_placed(self, unit: Unit) -> bool:
-        return all(self.job_of(parent) for parent in self._parents(unit))
 
     def _is_released(self, node: str) -> bool:
         item = self.items[node]
@@ -367,34 +337,10 @@ class Wiring:
         unit = self.items[node].unit
         return unit is not None and unit.uid in self._wave
 
-    def _has_children_to_come(self, node: str) -> bool:
-        for child in self._children.get(node, ()):
-            item = self.items[child]
-            if item.phase == "todo" or (item.unit is not None and not item.unit.job):
-                return True
-        return False
-
     def _is_doomed(self, item: Item) -> bool:
         """It is wired to a job that is not the one which makes its parent now."""
-        unit = item.unit
-        if unit is None:
-            return False
-        for parent, job in unit.edges.items():
-            known = self.items[parent]
-            if known.phase != "done" and self.job_of(parent) != job:
-                return True
-        return False
-
-    def _below(self, node: str) -> list[Item]:
-        """Everything that needs a node, parents before children."""
-        seen: set[str] = set()
-        stack = [node]
-        while stack:
-            for child in self._children.get(stack.pop(), ()):
-                if child not in seen:
-                    seen.add(child)
-                    stack.append(child)
-        return [self.items[each] for each in sorted(seen, key=self._rank)]
+        edges = item.unit.edges if item.unit is not None else {}
+        return any(self.items[p].phase != "done" and self.job_of(p) != job for p, job in edges.items())
 
     def _new_unit(self, nodes: list[str], spec: int, key: str, phase: UnitPhase) -> Unit:
         self._count += 1
@@ -442,11 +388,10 @@ class Wiring:
 
     def _done(self, node: str) -> None:
         item = self.items.get(node)
-        if item is None or item.phase == "done":
-            return
-        self._leave(item)
-        item.phase = "done"
-        self._todo.pop(node, None)
+        if item is not None and item.phase != "done":
+            self._leave(item)
+            item.phase = "done"
+            self._todo.pop(node, None)
 
     def _needs_unit(self, item: Item) -> None:
         item.phase, item.unit = "todo", None

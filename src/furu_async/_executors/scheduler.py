@@ -200,8 +200,7 @@ class Scheduler:
         driver.on_cancel = check_on_cancel(on_cancel, self._executor)
         driver.distrust.update(obj.furu_hash for obj in distrust)
         run = Run(driver, ledger, check, timeout)
-        warning = root_warning(str(settings.path))
-        if warning:
+        if warning := root_warning(str(settings.path)):
             ledger.note(warning)
         announce(str(settings.path))
         self._runs.add(run)

@@ -108,6 +108,8 @@ class Model:
                             job.held = False
                 self.do(wiring.verified(uids))
             case Drop(uid, node):
+                if uid in self.trying and not wiring.units[uid].live:
+                    self.withdrawing.add(uid)
                 for job in self.jobs.values():
                     if (job.uid, job.node) == (uid, node) and job.state in ("pending", "running"):
                         job.state = "cancelled"

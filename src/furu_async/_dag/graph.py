@@ -1,0 +1,59 @@
+"""The nodes of a DAG and who needs whom. Pure."""
+
+from __future__ import annotations
+
+from furu_async._dag.units import Item, Unit
+
+
+class Graph:
+    """See the module.
+
+    Attributes:
+        items: by hash, parents before children.
+    """
+
+    def __init__(self) -> None:
+        self.items: dict[str, Item] = {}
+        self._children: dict[str, list[str]] = {}
+        self._ranks: dict[str, int] = {}
+
+    def add(self, item: Item) -> None:
+        """One more node; its parents are there already, unless they have results."""
+        self.items[item.hash] = item
+        for parent in item.parents:
+            self._children.setdefault(parent, []).append(item.hash)
+
+    def rank(self, node: str) -> int:
+        """Its place in an order of parents before children."""
+        if len(self._ranks) != len(self.items):
+            self._ranks = {name: number for number, name in enumerate(self.items)}
+        return self._ranks[node]
+
+    def below(self, node: str) -> list[Item]:
+        """Everything that needs a node, parents before children."""
+        seen: set[str] = set()
+        stack = [node]
+        while stack:
+            for child in self._children.get(stack.pop(), ()):
+                if child not in seen:
+                    seen.add(child)
+                    stack.append(child)
+        return [self.items[each] for each in sorted(seen, key=self.rank)]
+
+    def open_parents(self, node: str) -> list[str]:
+        """Those that it needs and that have no result."""
+        parents = self.items[node].parents
+        return [p for p in parents if p in self.items and self.items[p].phase != "done"]
+
+    def parents(self, unit: Unit) -> list[str]:
+        """Of the nodes of a unit, which all have the same: those without a result."""
+        known = next((node for node in unit.nodes if node in self.items), None)
+        return self.open_parents(known) if known is not None else []
+
+    def has_children_to_come(self, node: str) -> bool:
+        """Some that need it are not in Slurm yet."""
+        for child in self._children.get(node, ()):
+            item = self.items[child]
+            if item.phase == "todo" or (item.unit is not None and not item.unit.job):
+                return True
+        return False
