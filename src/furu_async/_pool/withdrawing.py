@@ -1,4 +1,7 @@
-"""Cancelling workers' jobs: the intent is on disk before Slurm is asked, so that nobody is blamed for it."""
+"""Cancelling workers' jobs: the intent is on disk before Slurm is asked, so that nobody is blamed for it.
+
+A job that Slurm's queue does not have under its name any more is left alone: its id may be another one's by now.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ async def withdraw(paths: QueuePaths, submitter: Submitter, workers: Sequence[Wo
     ids = []
     for worker in workers:
         if worker.index < 0:
-            await submitter.withdraw(run.submission(worker.sid), [worker.job_id], worker.intent)
+            await submitter.withdraw(run.submission(worker.sid), _ids([worker]), worker.intent)
         else:
-            ids.append(worker.job_id)
+            ids += _ids([worker])
     if ids:
         await submitter.port.cancel(ids)
 
@@ -34,4 +37,9 @@ async def withdraw_all(paths: QueuePaths, submitter: Submitter, workers: Sequenc
             await on_disk(submissions.close, run.submission(sid), "cancel", "its pool was closed")
         except OSError as error:
             _log.warning("cancelling without a record of it: %s", error)
-    await submitter.port.cancel([worker.job_id for worker in workers])
+    await submitter.port.cancel(_ids(workers))
+
+
+def _ids(workers: Sequence[Worker]) -> list[str]:
+    there = [worker for worker in workers if worker.watch is None or worker.watch.job.missing_since is None]
+    return [worker.job_id for worker in there]
