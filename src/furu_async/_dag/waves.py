@@ -80,7 +80,7 @@ class Waves:
         core = self.core
         missing: list[int] = []
         ids: list[str] = []
-        held = {unit.job: unit.uid for unit in units if unit.hold}
+        held = {unit.job: unit.uid for unit in units if unit.hold or unit.uid in self.adopted}
         if held:
             # What is held, or waits for what is held, cannot have ended; what was adopted may have.
             fresh = [unit for unit in units if unit.uid not in self.adopted and (unit.hold or unit.edges)]
