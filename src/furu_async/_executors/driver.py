@@ -102,7 +102,7 @@ class Driver:
         self._recording = Recording()
         self._ahead: PlansAhead | None = ahead_of(executor)
         self.on_cancel: Literal["cancel", "detach"] = "cancel"
-        self.detached = False
+        self.detached: bool = False
         self.planner: Planner = Planner(
             self.root,
             config,
