@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 
 from furu_async._runtime.blocking import DOOR
-from furu_async._slurm.real import RealSlurm
-from furu_async._slurm.states import Alive
 from furu_async._store import submissions
 from furu_async._store.layout import RunPaths, worker_of_beat
 from furu_async._store.records import Claim
@@ -27,6 +25,10 @@ async def waits_in_slurm(root: str, claim: Claim) -> bool | None:
         names = await DOOR.probe.run(_names, root, claim, deadline=30.0)
     except (OSError, TimeoutError, FuruError):
         return None
+    # Most runs never ask: they do not wait for these imports.
+    from furu_async._slurm.real import RealSlurm
+    from furu_async._slurm.states import Alive
+
     slurm = RealSlurm()
     for name in names:
         found = await slurm.find(name)
