@@ -75,6 +75,7 @@ def test_a_run_that_goes_well(root: FuruConfig) -> None:
     run_virtual(main(), seed=1)
 
 
+@pytest.mark.fault("F51")
 def test_limits_of_the_cluster_are_waited_for(root: FuruConfig) -> None:
     """Two jobs at a time, in a DAG of eleven: waves that never wait for jobs that are held."""
 
@@ -125,6 +126,51 @@ def test_another_specification_for_what_ran_out_of_memory(root: FuruConfig) -> N
         assert report.ok, [node.failure for node in report if node.failure]
         assert [line.split(":")[0] for line in report[bad].history] == ["oom"]
         assert jobs.acted[bad.furu_hash] == 2
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F54")
+@pytest.mark.parametrize("lie", ["completed without a result", "failed with one"])
+def test_the_store_decides_what_a_job_has_done(root: FuruConfig, lie: str) -> None:
+    async def main() -> None:
+        world = World(root)
+        honest, told = world.jobs, []
+
+        async def lying(copy: Any) -> int:
+            if not told and "a" in copy.name:
+                told.append(copy.job_id)
+                return 0 if lie.startswith("completed") else await honest(copy) + 1
+            return await honest(copy)
+
+        world.slurm.program = lying
+        report = await world.run(world.controller(arrays=False))
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert max(honest.acted.values()) <= 2
+        assert world.living() == []
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F55")
+def test_days_in_the_queue(root: FuruConfig) -> None:
+    """No lease runs while a job waits, neither for its own run nor for one that waits for its result."""
+
+    async def main() -> None:
+        world = World(root)
+        for node in world.slurm.settings.nodes:
+            world.slurm.fail_node(node)
+        running = asyncio.create_task(world.run(world.controller(), timeout=10 * 86400.0))
+        await asyncio.sleep(60)
+        other = asyncio.create_task(world.run(world.controller(arrays=False), timeout=10 * 86400.0))
+        await asyncio.sleep(86400.0)
+        assert not running.done()
+        for node in world.slurm.settings.nodes:
+            world.slurm.resume_node(node)
+        assert (await running).ok
+        assert (await other).ok
+        assert set(world.jobs.acted.values()) == {1}
+        assert len(world.slurm.jobs) == 11
 
     run_virtual(main(), seed=1)
 

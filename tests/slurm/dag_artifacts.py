@@ -61,6 +61,8 @@ class Patient(Step):
     def _create(self) -> int:
         if os.environ.get("SLURM_CPUS_PER_TASK") == "2":
             return 7
+        if self.what == "memory":
+            raise MemoryError("all of it")
         time.sleep(1000)
         return 0
 

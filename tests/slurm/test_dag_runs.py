@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def ours(slurm: Cluster) -> Ours:
     return Ours(slurm)
 
 
+@pytest.mark.fault("F50")
 async def test_layers_run_in_order_as_arrays(slurm: Cluster, ours: Ours, tmp_path: Path) -> None:
     targets = layers(tmp_path, 3, 4)
     report = await dag(targets, settings(tmp_path))
@@ -114,7 +116,7 @@ async def test_a_run_that_takes_too_long_is_cancelled(slurm: Cluster, tmp_path: 
     assert living(slurm) == []
 
 
-@pytest.mark.fault("F41")
+@pytest.mark.fault("F41", "F75")
 async def test_requeued_under_the_same_id_is_another_attempt(
     slurm: Cluster, ours: Ours, tmp_path: Path
 ) -> None:
@@ -130,6 +132,10 @@ async def test_requeued_under_the_same_id_is_another_attempt(
     assert report.ok, report
     assert attempts(tmp_path, "a") == [f"{job} 0", f"{job} 1"]
     assert report[a].attempts == 2
+    folder = next(tmp_path.glob(f"store/data/**/{a.furu_hash}")) / ".furu" / "jobs"
+    notes = [json.loads((folder / str(n)).read_text()) for n in (1, 2)]
+    assert [note["job_id"] for note in notes] == [job, job]
+    assert notes[1]["token"] == notes[0]["token"] + "-r1"
     assert [word.split(":")[0] for word in report[a].history] == ["preempted"]
     assert len(ours()) == 2
 
@@ -146,6 +152,42 @@ async def test_another_specification_after_the_end_of_the_walltime(
     assert await report.load(top) == 8
     assert [word.split(":")[0] for word in report[slow].history] == ["timeout"]
     assert len(ours()) == 4  # the two of them twice
+
+
+@pytest.mark.fault("F45")
+async def test_another_specification_for_want_of_memory(slurm: Cluster, ours: Ours, tmp_path: Path) -> None:
+    slow = Patient(name="slow", folder=tmp_path, what="memory")
+    top = Step(name="top", parts=(slow,), folder=tmp_path)
+    report = await dag(top, settings(tmp_path))
+    assert report.ok, [node.failure for node in report]
+    assert [word.split(":")[0] for word in report[slow].history] == ["oom"]
+    assert len(ours()) == 4
+
+
+async def test_a_parent_that_fails_before_its_child_is_wired(
+    slurm: Cluster, ours: Ours, tmp_path: Path
+) -> None:
+    a, b = chain(tmp_path, "a:fail", "b")
+    report = await dag(b, settings(tmp_path), executor=SlurmDag(max_jobs=1))
+    assert report[a].status == "failed"
+    assert report[b].status == "skipped"
+    assert len(ours()) == 1
+
+
+@pytest.mark.fault("F47")
+async def test_a_suspended_job_is_alive(slurm: Cluster, ours: Ours, tmp_path: Path) -> None:
+    _, b = chain(tmp_path, "a:gate", "b")
+    config = settings(tmp_path, lease_secs=4, heartbeat_secs=1, heartbeat_grace_secs=4)
+    running = asyncio.create_task(dag(b, config))
+    await until(lambda: attempts(tmp_path, "a"), what="a to begin")
+    job = attempts(tmp_path, "a")[0].split()[0]
+    await asyncio.to_thread(slurm.suspend, job)
+    await asyncio.sleep(10)
+    assert not running.done()
+    await asyncio.to_thread(slurm.resume, job)
+    (tmp_path / "open-a").touch()
+    assert (await running).ok
+    assert len(attempts(tmp_path, "a")) == 1
 
 
 async def test_submit_and_wait(slurm: Cluster, ours: Ours, tmp_path: Path) -> None:

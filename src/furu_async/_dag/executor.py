@@ -19,7 +19,7 @@ from furu_async._runner.validity import Validation
 from furu_async._runtime.config import FuruConfig
 from furu_async._slurm.parameters import Wish, request
 from furu_async._slurm.poller import Poller
-from furu_async._slurm.port import SlurmPort
+from furu_async._slurm.port import Found, SlurmPort
 from furu_async._slurm.protocol import SubmitRules
 from furu_async._slurm.submitter import Submitter
 from furu_async._store.runs import Unfinished
@@ -93,6 +93,10 @@ class DagExecutor:
     async def validate(self, run: RunPort, node: Node, files: bool) -> Validation:
         """In a thread: there are no children here."""
         return await validate_stored(node.obj, run.config, files, files)
+
+    async def find_job(self, name: str) -> Found:
+        """Jobs of a name, in Slurm's queue or in its accounting."""
+        return await self.shared.poller.find(name)
 
     async def submitted(self, run: RunPort) -> DagRun:
         """Wait until everything that a run wants is in Slurm; gives what is known of it."""

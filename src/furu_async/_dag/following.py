@@ -132,7 +132,10 @@ class Following:
             due = [track for track in self.core.tracks.values() if self._is_due(track)]
             if due:
                 await self._round(due, loop.time())
-                self._interval = min(self._interval * _GROWTH, _SLOWEST)
+                # Where all wait in Slurm's queue, its poller says when that changes.
+                idle = not any(track.runs for track in due)
+                slowest = max(_SLOWEST, self.core.shared.config.poll_interval_secs) if idle else _SLOWEST
+                self._interval = min(self._interval * _GROWTH, slowest)
             self._wake.clear()
             try:
                 await asyncio.wait_for(self._wake.wait(), self._interval if due else None)

@@ -37,7 +37,6 @@ from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError
 from furu_async.report import NodeStatus
 
 _SLICE = 0.001
-_NAP = 0.0
 _PART = 500
 STOP_SECS = 20.0
 """How long what is stopped may take; with what follows it stays below the 30 s that are promised."""
@@ -119,6 +118,7 @@ class Driver:
         self.watcher: Watcher = Watcher(
             self.root, config, self.post, self.ledger.waiting, self.jitter, policy.retry_failed
         )
+        self.watcher.find = getattr(executor, "find_job", None)
         self._handlers: dict[type[Any], Callable[[Any], None]] = self._by_command()
 
     def _by_command(self) -> dict[type[Any], Callable[[Any], None]]:
@@ -304,7 +304,7 @@ class Driver:
         for obj in self.targets:
             hashes[self.register((obj,))[0]] = None
             if loop.time() > until:
-                await asyncio.sleep(_NAP)
+                await asyncio.sleep(0)
                 until = loop.time() + _SLICE
         wanted = tuple(hashes)
         for start in range(0, len(wanted), _PART):
@@ -323,7 +323,7 @@ class Driver:
                 self._handle(inbox.popleft(), now)
             self.planner.flush(group)
             if inbox:
-                await asyncio.sleep(_NAP)
+                await asyncio.sleep(0)
                 continue
             if self.end is None:
                 await self._wait(loop)

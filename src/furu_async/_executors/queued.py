@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Awaitable, Callable
 
 from furu_async._runtime.blocking import DOOR
+from furu_async._slurm.port import Found
+from furu_async._slurm.real import RealSlurm
+from furu_async._slurm.states import Alive
 from furu_async._store import submissions
 from furu_async._store.layout import RunPaths, worker_of_beat
 from furu_async._store.records import Claim
@@ -19,19 +23,21 @@ def can_ask() -> bool:
     return shutil.which("squeue") is not None
 
 
-async def waits_in_slurm(root: str, claim: Claim) -> bool | None:
-    """Whether Slurm has the job for which a claim was made; None if it does not say."""
+async def waits_in_slurm(
+    root: str, claim: Claim, find: Callable[[str], Awaitable[Found]] | None = None
+) -> bool | None:
+    """Whether Slurm has the job for which a claim was made; None if it does not say.
+
+    Args:
+        find: looks for a job by its name; default: by this host's commands.
+    """
     try:
         names = await DOOR.probe.run(_names, root, claim, deadline=30.0)
     except (OSError, TimeoutError, FuruError):
         return None
-    # Most runs never ask: they do not wait for these imports.
-    from furu_async._slurm.real import RealSlurm
-    from furu_async._slurm.states import Alive
-
-    slurm = RealSlurm()
+    find = find or RealSlurm().find
     for name in names:
-        found = await slurm.find(name)
+        found = await find(name)
         if not found.answered:
             return None
         if any(isinstance(row.verdict(), Alive) for row in found.rows):

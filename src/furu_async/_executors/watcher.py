@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -24,6 +24,7 @@ from furu_async._plan.events import WatchEnded
 from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._runtime.config import FuruConfig
+from furu_async._slurm.port import Found
 from furu_async._store.artifacts import Look, look
 from furu_async._store.beat import read_beat
 from furu_async._store.layout import ArtifactPaths
@@ -121,6 +122,9 @@ class Watcher:
             nothing changes, both in seconds since the epoch.
         jitter: gives numbers in [0, 1), which spread the looks.
         takes_over: what is to become of a node whose owner is lost, for the text: the core decides.
+
+    Attributes:
+        find: asks the run's own Slurm for a job by its name; None: the commands of this host are used, if there are.
     """
 
     def __init__(
@@ -141,6 +145,7 @@ class Watcher:
         self._tell = tell
         self._jitter = jitter
         self._then = "taken over" if takes_over else "given up (retry_failed=False)"
+        self.find: Callable[[str], Awaitable[Found]] | None = None
         self._watched: dict[str, _Watched] = {}
         self._before: dict[str, float] = {}
         self._wake = asyncio.Event()
@@ -315,8 +320,8 @@ class Watcher:
                 return True
         if item.ask_at is None:
             item.ask_at = now + queued.FIRST_SECS
-        elif now >= item.ask_at and item.asking is None and queued.can_ask():
-            asking = queued.waits_in_slurm(self.root, claim)
+        elif now >= item.ask_at and item.asking is None and (self.find is not None or queued.can_ask()):
+            asking = queued.waits_in_slurm(self.root, claim, self.find)
             item.asking = asyncio.get_running_loop().create_task(asking, name="furu ask Slurm")
         return False
 
