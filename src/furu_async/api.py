@@ -10,8 +10,8 @@ from furu_async._executors.arguments import EventListener, check_config, check_t
 from furu_async._executors.runs import Run
 from furu_async._executors.scheduler import ExecutorLike, Scheduler
 from furu_async._executors.sync import run_sync
-from furu_async._model.context import refuse_while_importing
 from furu_async._model.artifact import Furu
+from furu_async._model.context import refuse_while_importing
 from furu_async._plan.events import OnFailure
 from furu_async._runtime.config import FuruConfig, active_config
 from furu_async.report import RunEvent, RunReport

@@ -9,6 +9,8 @@ from furu_async._dag import claims
 from furu_async._dag.claims import Ending
 from furu_async._dag.tracks import Core, Sub, Told
 from furu_async._dag.units import Unit
+from furu_async._slurm.port import Silence
+from furu_async._slurm.states import Alive, Ended
 from furu_async._store import submissions
 from furu_async._store.layout import RunPaths
 from furu_async.report import Failure
@@ -50,7 +52,7 @@ class Cancelling:
             drops, self._drops = self._drops, []
             kind_text = "cancelled with its run" if core.stopping else "a job that it waited for has failed"
             endings: list[Ending] = []
-            ids: list[str] = []
+            jobs: list[tuple[Sub, str, str]] = []
             closing: list[Sub] = []
             for unit, digest in drops:
                 sub, track = core.subs[unit.uid], core.tracks[digest]
@@ -58,7 +60,8 @@ class Cancelling:
                 if whole and sub not in closing:
                     closing.append(sub)
                 if sub.job_id:
-                    ids.append(f"{sub.job_id}_{unit.nodes.index(digest)}" if sub.size > 1 else sub.job_id)
+                    element = f"{sub.job_id}_{unit.nodes.index(digest)}" if sub.size > 1 else sub.job_id
+                    jobs.append((sub, digest, element))
                 if track.uid != unit.uid or not track.runs:
                     failure = Failure(kind="cancelled", message=kind_text)
                     endings.append(
@@ -69,7 +72,7 @@ class Cancelling:
                 if sub.pending is not None and not sub.job_id:
                     sub.pending.cancel(kind_text)
             await core.patiently(claims.end_all, core.run.root, core.run.run_id, endings)
-            await self._scancel(ids)
+            await self._scancel(await self._still_ours(jobs))
             for unit, digest in drops:
                 self._told.dropped(core.tracks[digest], unit.uid)
         await self._see_off()
@@ -80,6 +83,23 @@ class Cancelling:
         until = loop.time() + _SEE_OFF_SECS
         while loop.time() < until and any(track.stopping for track in self.core.tracks.values()):
             await self.core.shared.poller.snapshot()
+
+    async def _still_ours(self, jobs: list[tuple[Sub, str, str]]) -> list[str]:
+        """Those that have not ended; the id of one that ended before we came may be somebody else's by now."""
+        sure, unsure = [], {}
+        for sub, digest, element in jobs:
+            watch = sub.watches.get(digest)
+            verdict = watch.verdict if watch is not None else None
+            if isinstance(verdict, Alive) or (verdict is None and not sub.adopted):
+                sure.append(element)
+            elif not isinstance(verdict, Ended):
+                unsure[element] = sub.name
+        if unsure:
+            answer = await self.core.shared.poller.snapshot()
+            if isinstance(answer, Silence):
+                return sure + list(unsure)
+            sure += [row.id for row in answer.rows if unsure.get(row.id) == row.name]
+        return sure
 
     async def _scancel(self, ids: list[str]) -> None:
         loop = asyncio.get_running_loop()

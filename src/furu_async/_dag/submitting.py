@@ -197,7 +197,7 @@ class Submitting:
         if order is None or not known:
             return
         unit = core.wiring.adopt(members, order.spec, set(known))
-        core.subs[unit.uid] = Sub(unit.uid, sid, len(members))
+        core.subs[unit.uid] = Sub(unit.uid, sid, len(members), adopted=True)
         self._waves.adopted.add(unit.uid)
         by_hash = {node.hash: node for node in order.nodes}
         for digest, answer in known.items():

@@ -89,6 +89,7 @@ class Sub:
         size: tasks of the array; 1 for a single job.
         name: of the job that counts.
         watches: of its jobs, by node.
+        adopted: an earlier controller of the run has submitted it.
         withdrawn: it is being taken back, to be submitted in smaller parts.
         dropped: nodes whose jobs are not wanted any more.
     """
@@ -100,6 +101,7 @@ class Sub:
     cluster: str = ""
     name: str = ""
     pending: Pending | None = None
+    adopted: bool = False
     withdrawn: bool = False
     watches: dict[str, Watch] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from furu_async._runtime.blocking import DOOR
-from furu_async._slurm.port import Found
-from furu_async._slurm.real import RealSlurm
-from furu_async._slurm.states import Alive
 from furu_async._store import submissions
 from furu_async._store.layout import RunPaths, worker_of_beat
 from furu_async._store.records import Claim
 from furu_async.errors import FuruError
+
+if TYPE_CHECKING:
+    from furu_async._slurm.port import Found
 
 FIRST_SECS = 60.0
 """How long such a claim is looked at before Slurm is asked; and how long until it is asked again."""
@@ -35,6 +36,10 @@ async def waits_in_slurm(
         names = await DOOR.probe.run(_names, root, claim, deadline=30.0)
     except (OSError, TimeoutError, FuruError):
         return None
+    # Most runs never ask: they do not wait for these imports.
+    from furu_async._slurm.real import RealSlurm
+    from furu_async._slurm.states import Alive
+
     find = find or RealSlurm().find
     for name in names:
         found = await find(name)

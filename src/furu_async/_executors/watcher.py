@@ -13,6 +13,7 @@ import heapq
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -24,7 +25,6 @@ from furu_async._plan.events import WatchEnded
 from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._runtime.config import FuruConfig
-from furu_async._slurm.port import Found
 from furu_async._store.artifacts import Look, look
 from furu_async._store.beat import read_beat
 from furu_async._store.layout import ArtifactPaths
@@ -33,6 +33,9 @@ from furu_async._store.look import look_at
 from furu_async._store.records import Claim
 from furu_async._store.submissions import read_note
 from furu_async.report import Failure
+
+if TYPE_CHECKING:
+    from furu_async._slurm.port import Found
 
 _FIRST = 0.2
 _GROWTH = 1.5
