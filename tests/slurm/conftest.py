@@ -1,7 +1,7 @@
-"""Fixtures: one cluster for all tests of a session, put in order before each.
+"""Fixtures: one cluster for all tests of a process, put in order before each.
 
-Under pytest-xdist all tests here are one group: with ``--dist loadgroup`` one worker runs them on one cluster. With
-another distribution each worker that gets one of them starts a cluster of its own, which works and costs more.
+Under pytest-xdist each worker that gets one of these tests starts a cluster of its own. With ``--dist loadgroup`` the
+tests of a file stay together.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ HERE = Path(__file__).resolve().parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of this folder into one group."""
+    """Make the tests of each file of this folder a group."""
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("slurm"))
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")
