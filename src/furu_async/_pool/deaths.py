@@ -16,13 +16,15 @@ _log = logging.getLogger("furu_async.pool")
 def may_replace(breaker: Breaker, workers: Collection[Worker]) -> bool:
     """Whether workers may be submitted for a spec.
 
-    Those that were told to end, and nobody has said yet why, may be ones that somebody has cancelled.
+    Those that were told to end, and nobody has said yet why, may be ones that somebody has cancelled. What one that
+    has just ended says of the next is known in a moment.
 
     Args:
         workers: of that spec.
     """
     told = sum(_was_told(worker) for worker in workers)
-    return breaker.open and breaker.cancelled + told <= MOST_REPLACED
+    known = not any(worker.gone for worker in workers)
+    return breaker.open and known and breaker.cancelled + told <= MOST_REPLACED
 
 
 def _was_told(worker: Worker) -> bool:

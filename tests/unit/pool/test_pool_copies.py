@@ -133,6 +133,8 @@ def test_those_that_may_have_been_cancelled_are_replaced_when_slurm_has_said_so(
     assert not deaths.may_replace(breaker, told)
     told[1].status = status("draining", why="nothing to do for 60 s")
     assert deaths.may_replace(breaker, told)
+    told[1].gone = True  # and is being looked at
+    assert not deaths.may_replace(breaker, told)
 
 
 # -- cancelling ----------------------------------------------------------------------------------------------------
