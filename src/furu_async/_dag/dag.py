@@ -59,8 +59,10 @@ class SlurmDag(ExecutorLike):
             raise FuruDefinitionError(
                 f"SlurmDag(slurm_additional_parameters={given!r}): use a mapping of options of sbatch"
             )
+        from furu_async._slurm.parameters import Wish, request
+
         try:
-            self.merged(SlurmSpec())
+            request(self.merged(SlurmSpec()), Wish("furu-check", ("true",), "/logs"))
         except FuruConfigError as error:
             raise FuruDefinitionError(f"SlurmDag: {error.message}", error.hint) from error
 
