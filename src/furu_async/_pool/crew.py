@@ -39,6 +39,7 @@ class Worker:
         seen: its beat, as it was observed.
         never_since: since when Slurm says that it will never start.
         intent: why we end it; empty: we do not.
+        earlier: an earlier controller's, and not seen alive by this one; whoever ended it, it says nothing now.
         ending: takes nothing more.
         gone: it has ended, and what it left was put in order.
     """
@@ -58,6 +59,7 @@ class Worker:
     never_since: float | None = None
     waiting: str = ""
     intent: str = ""
+    earlier: bool = False
     ending: bool = False
     gone: bool = False
 
@@ -74,8 +76,10 @@ class Worker:
         status = self.status
         if status is None:
             verdict = self.verdict
-            running = isinstance(verdict, Alive) and verdict.phase in ("running", "starting", "ending")
-            return "starting" if running else "pending"
+            slurms = verdict.phase if isinstance(verdict, Alive) else ""
+            if slurms == "ending":  # it dies, or the run of its job before does, which Slurm will start again
+                return "ending"
+            return "starting" if slurms in ("running", "starting") else "pending"
         if status.stage in ("draining", "ended"):
             return "ending"
         return "idle" if status.stage == "idle" else "working"

@@ -97,6 +97,14 @@ def test_a_worker_that_waits_to_be_started_again_gives_its_place_to_another() ->
     assert not crew.is_back_in_queue(worker(judge("PENDING"), intent="its pool was closed"))
 
 
+@pytest.mark.fault("F43")
+def test_a_worker_whose_job_is_being_requeued_is_none_that_is_on_its_way() -> None:
+    """Slurm counts the restart when the signals go out; then the run before takes its time to end."""
+    assert worker(judge("COMPLETING", restarts=1)).phase == "ending"
+    assert worker(judge("RUNNING")).phase == "starting"
+    assert worker(judge("PENDING")).phase == "pending"
+
+
 # -- deaths ----------------------------------------------------------------------------------------------------------
 
 
