@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from furu_async._model.resources import SlurmSpec
@@ -131,6 +132,7 @@ class Fleet:
             workers = [Worker(sid, key, index) for index in (range(count) if count > 1 else (-1,))]
             self.workers += workers
             for worker in workers:
+                worker.earlier = True
                 self._follow(worker, Ticket(sid, last.number, last.token, last.name), last.job.job_id)
         else:
             self._begin(sid, SlurmSpec(), count, key)
@@ -206,6 +208,7 @@ class Fleet:
 
     def _changed(self, worker: Worker, token: str, change: Change) -> None:
         verdict = change.verdict
+        worker.earlier = worker.earlier and not isinstance(verdict, Alive)
         if change.restarted and not worker.gone:
             # The run of the job before may still live where its node was lost; it is another worker from now on.
             self._copies.add(worker, self._loop.time())
@@ -240,7 +243,7 @@ class Fleet:
         if worker in self.workers:
             self._drop(worker)
             lived = 0.0 if worker.began_at is None else self._loop.time() - worker.began_at
-            planned = self.closing or bool(worker.intent)
+            planned = self.closing or worker.earlier or bool(worker.intent)
             if deaths.count(self.breaker(worker.spec_key), worker, ended, remains, lived, planned):
                 self._stopped(worker.spec_key)
         self._on_gone(Gone(worker, ended, remains, mute))
@@ -363,8 +366,7 @@ class Fleet:
         waiting = [w for w in self.workers if w.job_id and w.status is None]
         for worker in self.workers:
             worker.intent = worker.intent or "its pool was closed"
-        if waiting:
-            await withdraw_all(self.paths, self._submitter, waiting)
+        await withdraw_all(self.paths, self._submitter, waiting)
         soft_until = self._loop.time() + patience
         while self.workers and self._loop.time() < soft_until:
             await self.look()
@@ -372,20 +374,23 @@ class Fleet:
                 break
             await asyncio.sleep(0.05)
         left = [w for w in self.workers if w.job_id and not (w.status and w.status.stage == "ended")]
-        if left:
+        for deadline in (until - patience, until):
             await withdraw_all(self.paths, self._submitter, left)
-        self._poller.poke()
-        while (self.workers or self._jobs) and self._loop.time() < until:
-            self._changes.clear()
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._changes.wait()
-            except TimeoutError:
-                break
+            self._poller.poke()
+            await self._all_gone(deadline)
+            left = [
+                w for w in self.workers if w.job_id
+            ]  # it ends slowly, or Slurm has put it back into its queue
         await self._submitter.settle(max(0.0, until - self._loop.time()))
         for task in list(self._jobs):
             task.cancel()
         return list(self.workers)
+
+    async def _all_gone(self, until: float) -> None:
+        while (self.workers or self._jobs) and self._loop.time() < until:
+            self._changes.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changes.wait(), until - self._loop.time())
 
     async def leave(self, secs: float) -> None:
         """Follow nobody any more; what is being submitted has a moment to get through."""

@@ -31,6 +31,8 @@ async def withdraw(paths: QueuePaths, submitter: Submitter, workers: Sequence[Wo
 
 async def withdraw_all(paths: QueuePaths, submitter: Submitter, workers: Sequence[Worker]) -> None:
     """Cancel these workers, with whatever else belongs to their submissions, in one batch."""
+    if not workers:
+        return
     run = RunPaths(paths.root, paths.home)
     for sid in dict.fromkeys(worker.sid for worker in workers):
         try:
