@@ -17,6 +17,7 @@ from tests.slurm.slurm_fault_helpers import SCALE, Bench, Shims
 
 from furu_async import SlurmPool, SlurmSpec
 from furu_async._pool import control
+from furu_async._slurm import poller
 from furu_async._slurm.protocol import SubmitRules
 
 ALONE = {"exclusive": True}
@@ -36,7 +37,11 @@ async def bench(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that may have been submitted is searched for in seconds, not for half a minute."""
+    """Slurm is asked every second, and a job that may have been submitted is searched for in seconds.
+
+    The settings have to say so too: ``poll_interval_secs=1``.
+    """
+    monkeypatch.setattr(poller, "STEADY_SECS", 1.0)
     rules = partial(SubmitRules, look_first=0.5, look_apart=2.0, look_every=1.0)
     monkeypatch.setattr(control, "SubmitRules", rules)
 
@@ -165,6 +170,7 @@ async def test_an_array_is_cut_to_the_size_of_the_site(bench: Bench) -> None:
 
 
 @pytest.mark.fault("F36", "F37", "F38")
+@pytest.mark.usefixtures("soon")
 async def test_slurm_does_not_answer_and_then_has_forgotten_the_worker(bench: Bench) -> None:
     """Nothing is concluded while nobody can say how it ended: accounting is down, then late, then right."""
     slurm = bench.slurm
@@ -186,7 +192,7 @@ else
 fi""",
     )
     task = Task(name="a", what="first", folder=bench.folder)
-    running = bench.start(task)
+    running = bench.start(task, config=bench.config(poll_interval_secs=1))
     job = (await bench.began("a")).job
     bench.shims.flag("mute")
     await bench.act(bench.kill_job, job)
@@ -207,12 +213,13 @@ fi""",
 
 
 @pytest.mark.fault("F53")
+@pytest.mark.usefixtures("soon")
 async def test_slurmctld_is_away_while_workers_work(bench: Bench) -> None:
     slurm = bench.slurm
     first = Task(name="first", what="gate", folder=bench.folder)
     second = Task(name="second", parts=(first,), what="gate", folder=bench.folder)
     last = Task(name="last", parts=(second,), folder=bench.folder)
-    running = bench.start(last)
+    running = bench.start(last, config=bench.config(poll_interval_secs=1))
     await bench.began("first")
     await bench.act(slurm.save)
     await bench.act(slurm.kill, "slurmctld")
@@ -355,9 +362,10 @@ async def test_a_node_is_lost_and_the_old_copy_goes_on(bench: Bench) -> None:
 
 
 @pytest.mark.fault("F46")
+@pytest.mark.usefixtures("soon")
 async def test_somebody_cancels_pilots_again_and_again(bench: Bench) -> None:
     task = Task(name="a", what="gate", folder=bench.folder)
-    running = bench.start(task)
+    running = bench.start(task, config=bench.config(poll_interval_secs=1))
     for time_ in (1, 2, 3):
         attempt = await bench.began("a", time_)
         await bench.act(bench.slurm.cancel, attempt.job)
@@ -371,9 +379,13 @@ async def test_somebody_cancels_pilots_again_and_again(bench: Bench) -> None:
 
 
 @pytest.mark.fault("F47")
+@pytest.mark.usefixtures("soon")
 async def test_a_suspended_worker_is_not_lost(bench: Bench) -> None:
     slurm = bench.slurm
-    running = bench.start(Task(name="a", what="gate", folder=bench.folder), config=bench.config(lease_secs=4))
+    running = bench.start(
+        Task(name="a", what="gate", folder=bench.folder),
+        config=bench.config(lease_secs=4, poll_interval_secs=1),
+    )
     job = (await bench.began("a")).job
     await bench.act(slurm.suspend, job)
     await asyncio.sleep(6)  # longer than a lease
