@@ -1,6 +1,6 @@
 """The speed that is promised for Slurm, beside furu 0.0.12, on a test cluster of its own.
 
-As root: ``make bench-slurm``, or ``python benchmarks/bench_slurm.py [--repeat K] [--only pool|dag|deaths]``.
+As root: ``make bench-slurm``, or ``python benchmarks/bench_slurm.py [--repeat K] [--only queue|pool|dag|deaths]``.
 
 Both libraries run the same nodes in turn, with four workers of one processor; each figure is a median. furu 0.0.12
 gets an environment of its own in ``.bench``. Exit code 1 if a figure is over (or a ratio under) its limit.
@@ -183,6 +183,22 @@ class Bench:
             finally:
                 self.cluster.run("scontrol", "update", "PartitionName=low", "State=UP")
 
+    def queue(self) -> Iterator[Figure]:
+        """A claim in a queue of 10,000 entries, among four that take from it."""
+        folder = tempfile.mkdtemp(prefix="furu-bench-")
+        try:
+            done = subprocess.run(
+                [sys.executable, str(HERE / "claims.py"), folder, "10000"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            said = json.loads(done.stdout)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        yield Figure("a claim among 10,000 entries, median of 4 workers", said["median"] * 1e3, "ms", 5.0)
+        yield Figure("  99 of 100 of them", said["p99"] * 1e3, "ms")
+
     def deaths(self) -> Iterator[Figure]:
         """From the death of a worker to the next start of its task, with a poll of 5 s."""
         killed = [self._again(self._kill) for _ in range(self.repeat)]
@@ -244,7 +260,7 @@ def main() -> int:
     """1 if a figure is not reached."""
     parser = argparse.ArgumentParser(description="The speed that is promised for Slurm.")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--only", choices=["pool", "dag", "deaths"], action="append")
+    parser.add_argument("--only", choices=["queue", "pool", "dag", "deaths"], action="append")
     given = parser.parse_args()
     if (reason := why_not(True)) is not None:
         raise SystemExit(reason)
@@ -255,7 +271,7 @@ def main() -> int:
     try:
         cluster.start()
         bench = Bench(cluster, given.repeat)
-        for name in given.only or ("pool", "dag", "deaths"):
+        for name in given.only or ("queue", "pool", "dag", "deaths"):
             for figure in getattr(bench, name)():
                 bad += not figure.good
                 limit = "" if figure.limit is None else f"{'>=' if figure.least else '<='} {figure.limit:g}"
