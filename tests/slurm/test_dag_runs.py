@@ -59,9 +59,11 @@ async def test_a_failed_root_ends_its_dependents_as_skipped(slurm: Cluster, tmp_
 
 
 async def test_a_compute_failure_is_repeated_in_its_job(slurm: Cluster, ours: Ours, tmp_path: Path) -> None:
-    _a, b = chain(tmp_path, "a:fail-once", "b")
+    a, b = chain(tmp_path, "a:fail-once", "b")
     report = await dag(b, settings(tmp_path))
     assert report.ok
+    assert report[a].attempts == 2
+    assert len(report[a].history) == 1
     assert len(attempts(tmp_path, "a")) == 2
     assert len(set(attempts(tmp_path, "a"))) == 1
     assert len(ours()) == 2

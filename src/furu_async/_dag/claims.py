@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from furu_async._dag.orders import OrderNode, outcome_path, read_outcome, sid_of, wid_of_claim
+from furu_async._dag.orders import OrderNode, outcome_path, read_outcome, restarts_of, sid_of, wid_of_claim
 from furu_async._executors.base import Node
 from furu_async._executors.planner import describe_claim
 from furu_async._runtime import clock
@@ -212,12 +212,16 @@ class Sight:
     Attributes:
         generation: of its result; 0 if there is none.
         created: a job of this run made it.
+        restarts: which start of that job, from 0.
+        history: what went wrong before, one short line per attempt.
         beating: its job has begun.
         failure: how its newest generation ended.
     """
 
     generation: int = 0
     created: bool = False
+    restarts: int = 0
+    history: tuple[str, ...] = ()
     beating: bool = False
     outcome: tuple[list[Failure], bool, bool] | None = None
     failure: Failure | None = None
@@ -241,8 +245,7 @@ def _see(root: str, run: RunPaths, item: Watched, closely: bool) -> Sight:
     paths = ArtifactPaths(root, item.name, item.hash)
     found = artifacts.read_success(paths) if closely or artifacts.is_marked(paths) else None
     if found is not None:
-        generation, end = found
-        return Sight(generation=generation, created=end.run_id == run.run_id)
+        return _published(run, *found)
     said = None
     if item.sid:
         outcome = read_outcome(outcome_path(run.submission(item.sid), item.wid))
@@ -252,12 +255,20 @@ def _see(root: str, run: RunPaths, item: Watched, closely: bool) -> Sight:
     if not closely:
         return Sight(beating=beating, outcome=said)
     seen = look(paths)
-    if seen.verdict == "published":
-        return Sight(
-            generation=seen.generation, created=seen.end is not None and seen.end.run_id == run.run_id
-        )
+    if seen.verdict == "published" and seen.end is not None:
+        return _published(run, seen.generation, seen.end)
     failure = seen.end.failure if seen.verdict == "free" and seen.end is not None else None
     return Sight(beating=beating, outcome=said, failure=failure, open=seen.verdict == "claimed")
+
+
+def _published(run: RunPaths, generation: int, end: End) -> Sight:
+    created = end.run_id == run.run_id
+    return Sight(
+        generation=generation,
+        created=created,
+        restarts=restarts_of(end.token) if created else 0,
+        history=tuple(end.history) if created else (),
+    )
 
 
 def has_result(root: str, node: Node) -> bool:

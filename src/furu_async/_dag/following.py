@@ -191,9 +191,24 @@ class Following:
         track.node.generation = sight.generation
         if sight.created and track.request is not None:
             self._begun(track)
+            self._learn(track, track.request.attempt, sight)
         self.core.do(self.core.wiring.done(track.node.hash))
         self.answer_success(track)
         self.wake()
+
+    def _learn(self, track: Track, attempt: int, sight: Sight) -> None:
+        """Attempts of which only the store tells: the job's own, and starts between two looks at Slurm."""
+        node = track.node
+        unseen = sight.restarts - track.restarts
+        if len(sight.history) > len(node.history):
+            attempt += len(sight.history) - len(node.history)
+            node.history = sight.history
+        if unseen > 0:
+            text = f"preempted: Slurm has started its job {track.job_id} again"
+            node.history = (*node.history, *[text] * unseen)[-20:]
+            attempt += unseen
+        if attempt > node.attempts:
+            self.core.run.begun(node, attempt, f"job {track.job_id}")
 
     def answer_success(self, track: Track) -> None:
         """Tell the core, if it waits."""

@@ -126,6 +126,12 @@ def sid_of(wid: str) -> str:
     return match["sid"] if match else ""
 
 
+def restarts_of(wid: str) -> int:
+    """Which start of its job a name stands for, from 0."""
+    match = _WID.match(wid)
+    return int(match["restart"] or 0) if match else 0
+
+
 def wid_of_claim(claim: Claim) -> str:
     """Which job a claim was made for, or by; empty if it is none of a DAG's."""
     return claim.token if claim.backend == "dag" and sid_of(claim.token) else ""
