@@ -121,6 +121,7 @@ class Submitting:
         await core.patiently(_write_orders, core.paths, written)
         for unit, answered in zip(batch, told, strict=True):
             self._claimed(unit, answered, prepared.found)
+            await asyncio.sleep(0)
 
     def _prepare(self, objs: Sequence[Furu[object]], wanted: Sequence[Wanted]) -> _Prepared:
         """Blocks; an error before anything is claimed is raised."""
