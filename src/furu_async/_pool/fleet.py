@@ -376,7 +376,7 @@ class Fleet:
         left = [w for w in self.workers if w.job_id and not (w.status and w.status.stage == "ended")]
         for deadline in (until - patience, until):
             await withdraw_all(self.paths, self._submitter, left)
-            self._poller.poke()
+            self._poller.poke(waited_for=True)
             await self._all_gone(deadline)
             left = [
                 w for w in self.workers if w.job_id

@@ -113,9 +113,13 @@ class Poller:
         self._watches.pop(id(watch.job), None)
         self.tracker.remove(watch.job)
 
-    def poke(self) -> None:
-        """Something is likely to be new (a job was cancelled, a worker fell silent): ask soon."""
-        self._hurry()
+    def poke(self, waited_for: bool = False) -> None:
+        """Something is likely to be new (a job was cancelled, a worker fell silent): ask soon, if not just done so.
+
+        Args:
+            waited_for: somebody has nothing else to do but to wait for the answer, as at the end of a run.
+        """
+        self._hurry(force=waited_for)
 
     @property
     def silent_for(self) -> float:

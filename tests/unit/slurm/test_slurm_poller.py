@@ -263,6 +263,25 @@ async def test_one_query_for_all_jobs_at_least_a_second_apart_and_slowing_down()
 
 
 @virtual
+@pytest.mark.fault("F60")
+@pytest.mark.parametrize("waited_for", [False, True])
+async def test_whoever_waits_for_an_end_hears_of_it_soon(waited_for: bool):
+    """Hints that something is new are followed now and then; one that has nothing else to wait for always is."""
+    run = Run()
+    watch = await run.job("sleep 600")
+    await asyncio.sleep(300)
+    run.poller.poke()
+    await asyncio.sleep(21)  # a regular question has just been asked
+    await run.slurm.cancel([watch.job.id])
+    begin, queries = now(), run.poller.queries
+    run.poller.poke(waited_for)
+    await watch.wait_ended()
+    assert (now() - begin <= 4.0) == waited_for
+    assert run.poller.queries - queries <= 1 + (now() - begin)
+    await run.poller.aclose()
+
+
+@virtual
 async def test_a_poller_without_jobs_is_silent():
     run = Run()
     watch = await run.job("sleep 5")
