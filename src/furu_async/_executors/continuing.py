@@ -61,7 +61,7 @@ class Earlier:
     def text(self) -> str:
         """What a person is told."""
         begun = "" if self.begun_at is None else f" begun at {clock.utc(self.begun_at)}"
-        return f"continues the run{begun}, whose controller died"
+        return f"continues the run{begun}, whose controller is gone"
 
 
 @dataclass(frozen=True, slots=True)

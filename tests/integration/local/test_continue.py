@@ -95,7 +95,7 @@ def test_the_same_call_goes_on_with_the_run_of_a_killed_controller(
     assert report["ok"]
     assert report["counts"] == {"created": 2, "cached": 1, "failed": 0, "skipped": 0, "cancelled": 0}
     assert (first.calls.read_text(), held.signs("!")) == ("x", []), "what is published is not computed again"
-    (note,) = [note for note in report["notes"] if "whose controller died" in note]
+    (note,) = [note for note in report["notes"] if "whose controller is gone" in note]
     started = [e for e in journal(run) if e["kind"] == "run_started"]
     assert len(started) == 2, "the journal goes on"
     assert note in started[1]["message"]

@@ -208,9 +208,9 @@ def test_a_run_goes_on_with_counts_history_and_attempt_numbers(config: FuruConfi
     assert report.run_id == RUN
     assert events[0].kind == "run_started"
     assert events[0].message.endswith(
-        "continues the run begun at 1970-01-02 00:00:00 UTC, whose controller died"
+        "continues the run begun at 1970-01-02 00:00:00 UTC, whose controller is gone"
     )
-    assert any("whose controller died" in note for note in report.notes)
+    assert any("whose controller is gone" in note for note in report.notes)
     outcome = report[item.below[1]]
     assert (outcome.status, outcome.attempts) == ("failed", 4)
     assert outcome.history == (
