@@ -18,6 +18,7 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.work_artifacts import Elsewhere
 from tests.slurm.work_helpers import SCALE, Lab, until
 
+from furu_async import Local, run_dag
 from furu_async.errors import FuruRunTimeout
 
 SCRIPT = Path(sys.executable).parent / "furu-async"
@@ -99,6 +100,20 @@ async def test_workers_that_ended_without_a_controller_are_not_held_against_thei
         await lab.begun(name, 2)
     lab.open(*"abc")
     assert (await said(second))["counts"]["created"] == 3
+
+
+async def test_jobs_that_wait_are_cancelled_though_nothing_is_left_to_do(lab: Lab) -> None:
+    for node in lab.slurm.node_states():
+        lab.slurm.drain_node(node)
+    first = lab.control("a")
+    await until(lambda: [job for job in lab.jobs().values() if job.state == "PENDING"], "a job waits")
+    first.kill()
+    first.wait()
+    await run_dag(lab.work("a"), executor=Local(workers=1), config=lab.config, progress=False)
+    report = await said(lab.control("a"))
+    assert report["run_id"] == lab.home.name
+    assert report["counts"]["cached"] == 1
+    assert not lab.living()
 
 
 @pytest.mark.fault("F103")

@@ -26,13 +26,18 @@ from furu_async._pool.wanted import Stage, Task
 from furu_async._pool.writer import Writer
 from furu_async._runner.keeper_client import KeeperClient
 from furu_async._runner.validity import Validation
+from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig
 from furu_async._slurm.local_port import LocalPort
 from furu_async._slurm.port import SlurmPort
 from furu_async._slurm.real import RealSlurm
+from furu_async._store import atomic
+from furu_async._store.layout import QueuePaths
 from furu_async._store.runs import Unfinished
 from furu_async.errors import FuruExecutorError
 from furu_async.report import Failure
+
+_SURVEY_SECS = 5.0
 
 _log = logging.getLogger("furu_async.pool")
 
@@ -60,6 +65,7 @@ class PoolExecutor:
         self.table: dict[tuple[str, str], Task] = {}
         self.control: Control | None = None
         self._home: RunPort | None = None
+        self._adopted: RunPort | None = None
         self._ready = False
         self._waiting: list[Task] = []
         self._out: Counter[str] = Counter()
@@ -89,8 +95,14 @@ class PoolExecutor:
         return f"SlurmPool(workers=...) names no workers for its specs ({keys})"
 
     async def adopt(self, run: RunPort, found: Unfinished) -> bool:
-        """Claim a dead controller's run; its queue and its workers are gone on with when the first node starts."""
-        return await self.held.adopt(run, found)
+        """Claim a dead controller's run; its queue and its workers are gone on with when the first node starts.
+
+        If none does, what is left of its workers is ended in the end.
+        """
+        taken = await self.held.adopt(run, found)
+        if taken and self._home is None and self._adopted is None:
+            self._adopted = run
+        return taken
 
     def start(self, request: Request) -> None:
         """Queue a node, or join the task that is already at it for another run."""
@@ -139,7 +151,7 @@ class PoolExecutor:
         while any(request.run is run for task in self.table.values() for request in task.requests):
             self._over.clear()
             await self._over.wait()
-        if run is not self._home:
+        if run is not self._home and (self._home is not None or run is not self._adopted):
             self.held.close(run)
 
     def _let_go(self, run: RunPort) -> None:
@@ -154,7 +166,10 @@ class PoolExecutor:
 
     async def aclose(self) -> None:
         """Close the queue and end all workers, bounded in time."""
+        if self._home is None and self._adopted is not None:
+            await self._find_left(self._adopted)
         if self._preparing is not None and not self._preparing.done():
+            await asyncio.wait([self._preparing], timeout=_SURVEY_SECS)  # what it finds is to be ended, too
             self._preparing.cancel()
             await asyncio.wait([self._preparing])
         if self.control is not None:
@@ -164,9 +179,22 @@ class PoolExecutor:
                 _log.warning(
                     "jobs that may still be in Slurm, and end themselves when they find it: %s", jobs
                 )
-        if self._home is not None:
-            self.held.close(self._home)
+        for run in (self._home, self._adopted):
+            if run is not None:
+                self.held.close(run)
         await self.held.aclose()
+
+    async def _find_left(self, run: RunPort) -> None:
+        """No node had to be run; a dead controller may have left workers all the same, or jobs that still wait."""
+        self._home = run
+        base = QueuePaths(run.root, run.run_id).base
+        try:
+            there = await DOOR.files.run(atomic.exists, base, deadline=_SURVEY_SECS)
+        except OSError as error:
+            _log.warning("what an earlier controller left cannot be seen: %s", error)
+            return
+        if there and not getattr(run, "detached", False):
+            self._prepare()
 
     # -- for people ------------------------------------------------------------------------------------------
 
