@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from furu_async._dag.graph import Graph
+from furu_async._dag.queueing import Queue
 from furu_async._dag.units import (
     Bounds,
     Check,
@@ -37,12 +38,11 @@ class Wiring(Graph):
         self.bounds = bounds or Bounds()
         self.units: dict[int, Unit] = {}
         self._todo: dict[str, None] = {}
-        self._waiting: dict[int, Unit] = {}
+        self._queue = Queue()
         self._wave: dict[int, Unit] = {}
         self._verifying = False
-        self._live = 0
         self._count = 0
-        self._most = self.bounds.array
+        self._most: int | None = None
 
     # -- what happens ----------------------------------------------------------------------------------------
 
@@ -62,9 +62,7 @@ class Wiring(Graph):
             mine: those whose claim is still the submission's.
         """
         key = next((self.items[node].key for node in nodes if node in self.items), "")
-        unit = self._new_unit(nodes, spec, key, "claimed")
-        unit.live = {node for node in nodes if node in mine}
-        self._live += len(unit.live)
+        unit = self._new_unit(nodes, spec, key, "claimed", [node for node in nodes if node in mine])
         for node in unit.live:
             item = self.items.get(node)
             if item is not None and item.phase in ("todo", "unit"):
@@ -98,16 +96,18 @@ class Wiring(Graph):
                     out.append(Drop(uid, node))
                 continue
             unit.nodes.remove(node)
-            self._gone(unit, node)
+            self._queue.gone(unit, node)
             if not mine:
                 continue
             item.unit = None
             if node in done:
                 item.phase = "done"
+                self._queue.wake([node])
             elif node in bad:
                 item.phase = "failed"
             elif foreign is not None and node in foreign:
                 item.phase, item.job = "foreign", foreign[node]
+                self._queue.wake([node])
             else:
                 self._needs_unit(item)
         self._set(unit, "claimed" if unit.live else "over")
@@ -144,6 +144,7 @@ class Wiring(Graph):
         if unit.phase != "over":
             self._set(unit, "placed")
             self._wave[uid] = unit
+            self._queue.wake(unit.nodes)
         return self._go([])
 
     def limited(self, uid: int) -> list[Command]:
@@ -162,7 +163,7 @@ class Wiring(Graph):
         unit = self.units[uid]
         for node in list(unit.live):
             item = self.items[node]
-            self._gone(unit, node)
+            self._queue.gone(unit, node)
             if item.unit is unit:
                 self._needs_unit(item)
         self._set(unit, "over")
@@ -189,7 +190,7 @@ class Wiring(Graph):
             unit = self.units[uid]
             for node in list(unit.live):
                 out.append(Drop(uid, node))
-                self._gone(unit, node)
+                self._queue.gone(unit, node)
                 if self.items[node].unit is unit:
                     self._needs_unit(self.items[node])
             self._set(unit, "over")
@@ -247,6 +248,7 @@ class Wiring(Graph):
     def foreign(self, node: str, job: str) -> list[Command]:
         """The job of a node that another run is at."""
         self.items[node].job = job
+        self._queue.wake([node])
         return self._go([])
 
     # -- questions -------------------------------------------------------------------------------------------
@@ -263,21 +265,18 @@ class Wiring(Graph):
     @property
     def settled(self) -> bool:
         """Everything that is wanted is in Slurm, and nothing of it is held."""
-        return not self._todo and not self._waiting and not self._wave
+        return not self._todo and self._queue.empty and not self._wave
 
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _go(self, out: list[Command]) -> list[Command]:
         if self._todo:
             self._form()
-        fresh = [unit for unit in self._waiting.values() if unit.phase == "new"]
-        for unit in fresh:
-            unit.phase = "claiming"
+        fresh = self._queue.take_fresh()
         if fresh:
             out.append(Claim(tuple(unit.uid for unit in fresh)))
         self._submit(out)
-        busy = any(unit.phase not in ("limited", "claimed") for unit in self._waiting.values())
-        if self._wave and not busy and not self._verifying:
+        if self._wave and not self._queue.busy and not self._verifying:
             self._verifying = True
             out.append(Verify(tuple(self._wave)))
         return out
@@ -292,12 +291,11 @@ class Wiring(Graph):
                 continue
             groups.setdefault((item.key, item.spec, frozenset(open_parents)), []).append(node)
             item.phase = "unit"  # those below may now go, too: parents come first in the order
-        most = max(1, min(self._most, self.bounds.jobs))
+        most = max(1, min(self._most or self.bounds.array, self.bounds.array, self.bounds.jobs))
         for (key, spec, _), nodes in groups.items():
             for start in range(0, len(nodes), most):
-                unit = self._new_unit(nodes[start : start + most], spec, key, "new")
-                unit.live = set(unit.nodes)
-                self._live += len(unit.nodes)
+                part = nodes[start : start + most]
+                unit = self._new_unit(part, spec, key, "new", part)
                 for node in unit.nodes:
                     self.items[node].unit = unit
                     del self._todo[node]
@@ -309,25 +307,24 @@ class Wiring(Graph):
         return item.phase == "foreign"
 
     def _submit(self, out: list[Command]) -> None:
-        if any(unit.phase == "limited" for unit in self._waiting.values()):
-            return
-        asked = {"new", "claiming", "claimed", "checking"}
-        in_slurm = self._live - sum(len(u.live) for u in self._waiting.values() if u.phase in asked)
-        for unit in list(self._waiting.values()):
-            if unit.phase != "claimed" or not all(map(self.job_of, self.parents(unit))):
-                continue
-            if in_slurm and in_slurm + len(unit.live) > self.bounds.jobs:
+        queue = self._queue
+        while not queue.limited and (unit := queue.first(self.units, self._lacking)) is not None:
+            if queue.in_slurm and queue.in_slurm + len(unit.live) > self.bounds.jobs:
                 return
-            released = tuple((p, self.job_of(p)) for p in self.parents(unit) if self._is_released(p))
+            parents = self.parents(unit)
+            released = tuple((p, self.job_of(p)) for p in parents if self._is_released(p))
             if released and not unit.checked:
                 self._set(unit, "checking")
                 out.append(Check(unit.uid, released))
                 continue
-            in_slurm += len(unit.live)
-            within = any(self._is_in_wave(p) for p in self.parents(unit))
+            within = any(self._is_in_wave(p) for p in parents)
             unit.hold = not within and any(self.has_children_to_come(node) for node in unit.nodes)
             self._set(unit, "submitting")
             out.append(Submit(unit.uid, unit.hold))
+
+    def _lacking(self, unit: Unit) -> str:
+        """The last of the parents that have no job yet: the others are likely to have theirs before it."""
+        return next((p for p in reversed(self.parents(unit)) if not self.job_of(p)), "")
 
     def _is_released(self, node: str) -> bool:
         item = self.items[node]
@@ -342,35 +339,28 @@ class Wiring(Graph):
         edges = item.unit.edges if item.unit is not None else {}
         return any(self.items[p].phase != "done" and self.job_of(p) != job for p, job in edges.items())
 
-    def _new_unit(self, nodes: list[str], spec: int, key: str, phase: UnitPhase) -> Unit:
+    def _new_unit(
+        self, nodes: list[str], spec: int, key: str, phase: UnitPhase, live: Collection[str]
+    ) -> Unit:
         self._count += 1
-        unit = Unit(self._count, list(nodes), spec, key, phase)
-        self.units[unit.uid] = self._waiting[unit.uid] = unit
+        unit = self.units[self._count] = Unit(self._count, list(nodes), spec, key, phase)
+        self._queue.add(unit, live)
         return unit
 
     def _set(self, unit: Unit, phase: UnitPhase) -> None:
-        unit.phase = phase
-        if phase in ("placed", "open", "over"):
-            self._waiting.pop(unit.uid, None)
-        else:
-            self._waiting[unit.uid] = unit
+        self._queue.move(unit, phase)
         if phase in ("open", "over"):
             self._wave.pop(unit.uid, None)
         if phase == "over":
             for node in list(unit.live):
-                self._gone(unit, node)
-
-    def _gone(self, unit: Unit, node: str) -> None:
-        if node in unit.live:
-            unit.live.discard(node)
-            self._live -= 1
+                self._queue.gone(unit, node)
 
     def _leave(self, item: Item) -> None:
         """Take a node out of its unit; a unit that nobody needs and that is not in Slurm yet is over."""
         unit, item.unit = item.unit, None
         if unit is None:
             return
-        self._gone(unit, item.hash)
+        self._queue.gone(unit, item.hash)
         # One that is held stays in its wave: others may wait for its job, so it has to be released.
         if not unit.live and unit.phase in ("new", "claimed", "checking", "open"):
             self._set(unit, "over")
@@ -378,7 +368,7 @@ class Wiring(Graph):
     def _end(self, unit: Unit, node: str, phase: ItemPhase) -> None:
         item = self.items.get(node)
         if item is None or item.unit is not unit:
-            self._gone(unit, node)
+            self._queue.gone(unit, node)
             return
         self._leave(item)
         if phase == "todo":
@@ -392,6 +382,7 @@ class Wiring(Graph):
             self._leave(item)
             item.phase = "done"
             self._todo.pop(node, None)
+            self._queue.wake([node])
 
     def _needs_unit(self, item: Item) -> None:
         item.phase, item.unit = "todo", None

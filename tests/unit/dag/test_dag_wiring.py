@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from furu_async._dag.units import Bounds, Check, Claim, Command, Drop, Item, Submit, Verify, Withdraw
+from furu_async._dag.units import Bounds, Check, Claim, Command, Drop, Item, Submit, Unit, Verify, Withdraw
 from furu_async._dag.wiring import Wiring
 
 
@@ -295,3 +295,47 @@ def test_a_retried_node_takes_those_that_were_wired_to_its_old_job_with_it() -> 
     commands = wiring.again("a", 1, "k1")
     assert commands == [Drop(2, "b"), Drop(3, "c"), Claim((4, 5, 6))]
     assert wiring.killed(2, "b") == []  # Slurm's word about the old job comes late
+
+
+def test_the_bound_of_arrays_that_counts_is_the_one_of_now() -> None:
+    wiring = Wiring()
+    wiring.bounds = Bounds(array=1)  # known only when the cluster has been asked
+    assert wiring.plan([Item(name, (), 0, "k") for name in "abc"]) == [Claim((1, 2, 3))]
+    assert [wiring.units[uid].nodes for uid in (1, 2, 3)] == [["a"], ["b"], ["c"]]
+
+
+class Counting(Wiring):
+    """How often it was asked which jobs a unit still lacks."""
+
+    asked = 0
+
+    def _lacking(self, unit: Unit) -> str:
+        self.asked += 1
+        return super()._lacking(unit)
+
+
+def test_an_event_does_not_go_through_all_units() -> None:
+    wiring = Counting(Bounds(array=1))
+    layers = [
+        Item(f"{layer}-{k}", tuple(f"{layer - 1}-{(k + j) % 20}" for j in range(3) if layer), 0, f"k{k}")
+        for layer in range(10)
+        for k in range(20)
+    ]
+    commands = wiring.plan(layers)
+    submits: list[int] = []
+    while commands:
+        command = commands.pop(0)
+        match command:
+            case Claim(uids):
+                for uid in uids:
+                    commands += wiring.claimed(uid, wiring.units[uid].nodes)
+            case Submit(uid, _):
+                submits.append(uid)
+                commands += wiring.placed(uid, str(1000 + uid))
+            case Verify(uids):
+                commands += wiring.verified(uids)
+            case _:
+                raise AssertionError(command)
+    assert sorted(submits) == list(range(1, 201))
+    assert wiring.settled
+    assert wiring.asked <= 4 * 200
