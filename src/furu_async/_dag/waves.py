@@ -91,8 +91,8 @@ class Waves:
             gone = await self._gone(unknown)
             missing = [unit.uid for unit in fresh if unit.job in gone]
             rows = await self._rows() if self.adopted else []
-            ended = {row.base_id for row in rows if row.base_id in held and not _is_held(row)}
-            ids = [job for job, uid in held.items() if uid not in missing and job not in ended]
+            released = await _released([row for row in rows if row.base_id in held])
+            ids = [job for job, uid in held.items() if uid not in missing and job not in released]
         loop = asyncio.get_running_loop()
         until = loop.time() + core.shared.config.infra_secs
         while ids:
@@ -103,8 +103,21 @@ class Waves:
                 raise FuruExecutorError(f"held jobs cannot be released: {done.words}")
             await asyncio.sleep(_AGAIN_SECS)
         core.do(core.wiring.verified([unit.uid for unit in units], missing))
-        for unit in units:
+        for number, unit in enumerate(units):
             self._watch(unit)
+            if number % 50 == 49:
+                await asyncio.sleep(0)
+
+
+async def _released(rows: list[JobRow]) -> set[str]:
+    """Jobs that are not held, or of which a task is not."""
+    found = set()
+    for number, row in enumerate(rows):
+        if not _is_held(row):
+            found.add(row.base_id)
+        if number % 100 == 99:
+            await asyncio.sleep(0)
+    return found
 
 
 def _is_held(row: JobRow) -> bool:

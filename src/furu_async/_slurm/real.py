@@ -6,6 +6,7 @@ this is the only module that imports it. The script's last line is the plain com
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 from collections.abc import Collection, Mapping
@@ -28,6 +29,8 @@ ASK_SECS = 60.0
 CHANGE_SECS = 60.0
 
 _MOST_IDS = 400
+_LARGE = 16_384
+"""Characters of an answer that is read off the loop."""
 _FIND_BACK_SECS = 14 * 86400.0
 
 
@@ -100,6 +103,7 @@ class RealSlurm:
         self._env = env
         self._submit_secs = submit_secs
         self._ask_secs = ask_secs
+        self._imported = False
 
     @property
     def _environment(self) -> Mapping[str, str]:
@@ -107,6 +111,9 @@ class RealSlurm:
 
     async def submit(self, request: JobRequest) -> SubmitAnswer:
         """As `SlurmPort.submit`."""
+        if not self._imported:  # a tenth of a second that the loop need not wait
+            await commands.LANE.run(importlib.import_module, "submitit.slurm.slurm")
+            self._imported = True
         env = commands.submitting_environment(self._environment, request.options)
         done = await commands.run(
             ["sbatch", "--parsable", *self._clusters],
@@ -128,6 +135,8 @@ class RealSlurm:
         done = await self._ask([*argv, *self._clusters, *which, f"--Format={QUEUE_FORMAT}"])
         if done.code != 0 or done.truncated:
             return read_silence("squeue", done.code, "", done.err)
+        if len(done.out) > _LARGE:
+            return await commands.LANE.run(read_queue, done.out)
         return read_queue(done.out)
 
     async def account(

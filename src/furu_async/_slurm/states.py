@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal
 
 from furu_async.report import FailureKind
@@ -250,6 +251,7 @@ _ALNUM = re.compile(r"[^a-z0-9]+")
 _NO_REASON = ("", "none", "null", "na", "waitingforscheduling", "unknown")
 
 
+@lru_cache(maxsize=1024)
 def state_word(text: str) -> str:
     """The state in a text such as ``CANCELLED by 0``, ``OUT_OF_ME+`` or ``PD``; empty if it is none that is known."""
     word = text.strip().upper().split(" ")[0].split(",")[0]
@@ -266,6 +268,7 @@ def state_word(text: str) -> str:
     return ""
 
 
+@lru_cache(maxsize=1024)
 def reason_of(text: str) -> Reason | None:
     """What a reason such as ``QOSMaxJobsPerUserLimit`` means; None if Slurm names none yet."""
     plain = _ALNUM.sub("", text.lower())
