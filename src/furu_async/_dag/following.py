@@ -15,10 +15,11 @@ import msgspec
 from furu_async._dag import claims
 from furu_async._dag.claims import Answer, Ending, Sight, Watched
 from furu_async._dag.foreign import resolve
+from furu_async._dag.telling import Telling
 from furu_async._dag.tracks import Core, Sub, Track
 from furu_async._plan.events import Elsewhere, Failed, Started, Succeeded, TakenBack
 from furu_async._slurm.states import Alive, Ended
-from furu_async._slurm.tracking import Change, reason_to_wait
+from furu_async._slurm.tracking import Change
 from furu_async.errors import FuruExecutorError
 from furu_async.report import Failure, FailureKind
 
@@ -37,6 +38,7 @@ class Following:
         self._wake = asyncio.Event()
         self._interval = _FIRST
         self._closed = False
+        self._telling = Telling(core, core.run.note)
 
     # -- what is told ----------------------------------------------------------------------------------------
 
@@ -90,6 +92,7 @@ class Following:
         if track.uid != sub.uid:
             return
         verdict = change.verdict
+        self._telling.soon()
         if change.restarted:
             self._restarted(track, change)
         if isinstance(verdict, Ended):
@@ -100,8 +103,6 @@ class Following:
             was, track.alive = track.alive, verdict
             if verdict.phase == "running" and (was is None or was.phase != "running"):
                 self.wake()
-            elif verdict.reason is not None and verdict.reason.warn and verdict != was:
-                self.core.run.note(f"job {track.job_id} of {track.node.name}: {reason_to_wait(verdict)}")
 
     def _restarted(self, track: Track, change: Change) -> None:
         """The same job, another start of it: another attempt."""
