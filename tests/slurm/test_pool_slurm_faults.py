@@ -119,7 +119,9 @@ async def test_limits_are_waited_for_and_told(bench: Bench) -> None:
     slurm = bench.slurm
     blockers = [await bench.act(slurm.submit, "exec sleep 1000", "-H") for _ in range(2)]
     await bench.act(slurm.reconfigure, MaxJobCount=len(slurm.jobs()), MinJobAge=2)
-    running = bench.start(Task(name="a", folder=bench.folder), config=bench.config(infra_secs=3))
+    running = bench.start(
+        Task(name="a", folder=bench.folder), config=bench.config(infra_secs=3, poll_interval_secs=1)
+    )
     await bench.until(lambda: bench.said("not submitted yet", "1 pending"), "the reason")
     await asyncio.sleep(4)  # longer than trouble is waited out
     await bench.act(slurm.cancel, *blockers)
@@ -255,8 +257,10 @@ async def test_a_confirmed_job_is_forgotten_and_its_id_given_out_again(bench: Be
     assert report.ok, bench.story()
     assert len(bench.attempts("a")) == 2
     assert slurm.jobs()[stranger].name == "stranger"
-    assert slurm.jobs()[stranger].state == "RUNNING"  # nobody has cancelled it for ours
-    await bench.act(slurm.cancel, stranger)
+    # Whatever the node makes of two jobs with one id, nobody has cancelled it for ours.
+    assert slurm.jobs()[stranger].state != "CANCELLED"
+    assert not any(stranger in words.split() for _, words in bench.shims.calls("scancel"))
+    await bench.act(slurm.run, "scancel", stranger, check=False)
 
 
 @pytest.mark.fault("F59", "F60")
@@ -503,6 +507,7 @@ async def test_signals_before_the_end_are_no_failure_of_the_node(bench: Bench, n
 
 
 @pytest.mark.fault("F49")
+@pytest.mark.usefixtures("soon")
 async def test_workers_that_slurm_cannot_start_are_bounded(bench: Bench) -> None:
     state = "BOOT_FAIL"
     bench.shims.put(
@@ -513,7 +518,7 @@ async def test_workers_that_slurm_cannot_start_are_bounded(bench: Bench) -> None
     task = Task(name="a", folder=bench.folder)
     for node in bench.slurm.options.names:
         await bench.act(bench.slurm.drain_node, node)
-    report = await bench.start(task)
+    report = await bench.start(task, config=bench.config(poll_interval_secs=1))
     await bench.act(bench.slurm.cancel, *bench.jobs())
     assert report[task].status == "failed"
     failure = report[task].failure
