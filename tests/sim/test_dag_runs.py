@@ -191,6 +191,24 @@ def test_cancelling_leaves_nothing(root: FuruConfig) -> None:
     run_virtual(main(), seed=1)
 
 
+@pytest.mark.fault("F34")
+def test_a_held_job_that_turns_up_while_its_run_ends(root: FuruConfig) -> None:
+    """``sbatch`` has timed out, and its job comes after the last of the looks that a cancelled submission makes."""
+
+    async def main() -> None:
+        world = World(root, script=lambda obj, attempt: Hangs())
+        world.slurm.mishap("ghost", 10.0)
+        running = asyncio.create_task(world.run(world.controller()))
+        await asyncio.sleep(6)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert world.slurm.jobs
+        assert world.living() == []
+
+    run_virtual(main(), seed=1)
+
+
 @pytest.mark.fault("F53")
 @pytest.mark.parametrize("seconds", [60, 900])
 def test_a_controller_of_slurm_that_is_away(root: FuruConfig, seconds: float) -> None:

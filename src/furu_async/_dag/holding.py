@@ -26,11 +26,15 @@ class RunHolder:
 
     Args:
         keeper: made, not started; it is started with the first run.
+
+    Attributes:
+        continued: ids of runs that an earlier controller had begun.
     """
 
     def __init__(self, config: FuruConfig, keeper: KeeperClient | None = None) -> None:
         self.worker_id: str = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.opened: dict[str, RunPort] = {}
+        self.continued: set[str] = set()
         self._keeper = keeper or KeeperClient(config.heartbeat_secs)
         self._keeper.on_broken = self._on_broken
         self._starting: asyncio.Task[None] | None = None
@@ -43,6 +47,7 @@ class RunHolder:
         done, _ = await asyncio.wait([asking], timeout=_ADOPT_SECS)
         if done and asking.result()["r"] == "ok":
             self.opened[found.run_id] = run
+            self.continued.add(found.run_id)
             return True
         asking.add_done_callback(lambda _: None)
         self._keeper.request(("close_run", run.root, found.run_id, "lost"), lambda _: None)

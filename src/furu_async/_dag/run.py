@@ -36,7 +36,8 @@ from furu_async.errors import FuruError, FuruExecutorError, FuruInternalError
 
 _STORE_SECS = 60.0
 _END_SECS = 18.0
-_SETTLE_SECS = 8.0
+_SETTLE_SECS = 6.0
+_STRAY_SECS = 3.0
 
 
 class DagRun:
@@ -229,10 +230,11 @@ class DagRun:
         self.stopping = True
         if not detached:
             await self._end_all()
-            if any(sub.pending is not None and sub.pending.state.k > 1 for sub in self.subs.values()):
-                await self._cancel_strays()
         self._following.close()
+        strays = not detached and any(_may_have_strays(sub) for sub in self.subs.values())
         await self.shared.submitter.settle(_SETTLE_SECS)
+        if strays or (not detached and self._is_continued):
+            await asyncio.wait([self.spawn(self._cancel_strays(), "furu dag strays")], timeout=_STRAY_SECS)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -241,15 +243,26 @@ class DagRun:
             for watch in sub.watches.values():
                 watch.close()
 
+    @property
+    def _is_continued(self) -> bool:
+        return self.run.run_id in self.shared.holder.continued
+
     async def _cancel_strays(self) -> None:
-        """Jobs of submissions that were given up and turned up after all: one that is held would stay for ever."""
+        """Jobs of tries that were given up, or not heard of, and that are there after all.
+
+        They end themselves when they start, but one that is held would stay for ever. Of what runs in a continued run
+        it is not known whether an earlier controller has given it up: it may be about to end well.
+        """
+        placed = {sub.name for sub in self.subs.values() if sub.job_id and len(sub.dropped) < sub.size}
         answer = await self.shared.poller.snapshot()
         rows = answer.rows if isinstance(answer, Rows) else ()
-        ids = [
-            row.id
-            for row in rows
-            if belongs_to(row.name, self.run.run_id) and isinstance(row.verdict(), Alive)
-        ]
+        ids = []
+        for row in rows:
+            verdict = row.verdict()
+            stray = belongs_to(row.name, self.run.run_id) and row.name not in placed
+            if stray and isinstance(verdict, Alive):
+                runs = verdict.phase in ("running", "ending", "suspended")
+                ids += [] if runs and self._is_continued else [row.id]
         if ids:
             await self.shared.port.cancel(ids)
 
@@ -274,3 +287,11 @@ class DagRun:
                 await asyncio.sleep(0.05)
             else:
                 await self.shared.poller.snapshot()
+
+
+def _may_have_strays(sub: Sub) -> bool:
+    """It has had more than one try, or of its only one it is not known what became of it."""
+    state = sub.pending.state if sub.pending is not None else None
+    if state is None:
+        return False
+    return state.k > 1 or (state.job is None and (state.sent == "unclear" or "sbatch" in state.outstanding))
