@@ -67,6 +67,13 @@ class Patient(Step):
         return 0
 
 
+class Unlucky(Step):
+    """Its job fails after it has its result."""
+
+    def _spec(self) -> SlurmSpec:
+        return replace(self.spec, extra={"teardown": ["exit 3"]})
+
+
 class Checkpointed(Furu[int]):
     """Goes on from its checkpoint when it is started again."""
 
