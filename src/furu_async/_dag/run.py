@@ -258,9 +258,10 @@ class DagRun:
         rows = answer.rows if isinstance(answer, Rows) else ()
         ids = []
         for row in rows:
+            if row.name in placed or not belongs_to(row.name, self.run.run_id):
+                continue
             verdict = row.verdict()
-            stray = belongs_to(row.name, self.run.run_id) and row.name not in placed
-            if stray and isinstance(verdict, Alive):
+            if isinstance(verdict, Alive):
                 runs = verdict.phase in ("running", "ending", "suspended")
                 ids += [] if runs and self._is_continued else [row.id]
         if ids:
