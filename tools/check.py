@@ -82,7 +82,7 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
     ),
     "slurm": (
         "tests on a real Slurm cluster: the cluster itself, the contract it has in common with the simulated one",
-        [_pytest("-n", "2", "--dist", "loadgroup", "tests/slurm", "tests/contract/test_slurm_contract.py")],
+        [_pytest("-n", "3", "--dist", "loadgroup", "tests/slurm", "tests/contract/test_slurm_contract.py")],
     ),
     "chaos": (
         "laboratory: races, kills, zombies, several simulated hosts, mounts that lie",

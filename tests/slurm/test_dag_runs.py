@@ -146,10 +146,15 @@ async def test_requeued_under_the_same_id_is_another_attempt(
 async def test_another_specification_after_the_end_of_the_walltime(
     slurm: Cluster, ours: Ours, tmp_path: Path
 ) -> None:
-    short = SlurmSpec(cpus=1, mem_gb=0.1, time_min=0.05)
+    short = SlurmSpec(cpus=1, mem_gb=0.1, time_min=1)
     slow = Patient(name="slow", folder=tmp_path, spec=short)
     top = Step(name="top", parts=(slow,), folder=tmp_path)
-    report = await dag(top, settings(tmp_path), timeout=200)
+    running = asyncio.create_task(dag(top, settings(tmp_path), timeout=200))
+    await until(lambda: attempts(tmp_path, "slow"), what="slow to begin")
+    job = attempts(tmp_path, "slow")[0].split()[0]
+    # Slurm looks at the ends of walltimes every half minute; a minute would make that two.
+    slurm.run("scontrol", "update", f"JobId={job}", "EndTime=now+1")
+    report = await running
     assert report.ok, [node.failure for node in report]
     assert await report.load(top) == 8
     assert [word.split(":")[0] for word in report[slow].history] == ["timeout"]
