@@ -278,11 +278,12 @@ class World(Checks):
             self.say(Failed(node, FAILURES["cancelled"], ticket=ticket))
             return
         if not self.there.issuperset(self.deps[node]):
-            self.fail(node, ticket, FAILURES["inputs"])
+            self.fail(node, ticket, FAILURES["inputs"], task[2])
         elif rnd() < self.p_fail:
             luck = rnd()
             failure = FAILURES[KINDS[int(rnd() * len(KINDS))]]
-            self.fail(node, ticket, FINAL_COMPUTE if luck < 0.05 else RUN_WIDE if luck < 0.06 else failure)
+            failure = FINAL_COMPUTE if luck < 0.05 else RUN_WIDE if luck < 0.06 else failure
+            self.fail(node, ticket, failure, task[2])
         else:
             self.there.add(node)
             self.say(Succeeded(node, rnd() < 0.95, ticket))
@@ -295,8 +296,9 @@ class World(Checks):
             self.busy.add(node)
             self.say(Elsewhere(node, "someone", ticket))
 
-    def fail(self, node: str, ticket: int, failure: Failure) -> None:
-        if self.state.mode == "run":
+    def fail(self, node: str, ticket: int, failure: Failure, killed: bool) -> None:
+        """An attempt fails; one that the core wants to be ended costs no budget, whatever it ends of."""
+        if self.state.mode == "run" and not killed:
             counts = self.lost_failures.setdefault(node, {})
             counts[failure.kind] = counts.get(failure.kind, 0) + 1
         self.say(Failed(node, failure, self.rnd(), ticket))
