@@ -147,12 +147,16 @@ class Cluster(Verbs):
 
     def _start_accounting(self) -> None:
         data = self.folder / "database"
+        temp = self._database_temp
+        temp.mkdir(exist_ok=True)
         shutil.chown(data, "mysql", "mysql")
+        shutil.chown(temp, "mysql", "mysql")
         command = [
             str(find("mariadb-install-db")),
             "--no-defaults",
             "--user=mysql",
             f"--datadir={data / 'files'}",
+            f"--tmpdir={temp}",
             "--skip-test-db",
             "--auth-root-authentication-method=socket",
             "--auth-root-socket-user=root",
@@ -166,6 +170,11 @@ class Cluster(Verbs):
         self.run("sacctmgr", "-i", "add", "cluster", self.place.name)
         self.run("sacctmgr", "-i", "add", "account", "tests", f"cluster={self.place.name}")
         self.run("sacctmgr", "-i", "add", "user", "root", "account=tests", f"cluster={self.place.name}")
+
+    @property
+    def _database_temp(self) -> Path:
+        """A server that starts removes the temporary tables that it finds, so each needs a folder of its own."""
+        return self.folder / "database" / "temp"
 
     def stop(self, keep_files: bool = False) -> None:
         """End every process of the cluster, its jobs' included, by SIGKILL; remove the folder.
@@ -224,7 +233,8 @@ class Cluster(Verbs):
                 f"--socket={database / 'socket'}",
                 f"--pid-file={database / 'pid'}",
             )
-            return [str(find("mariadbd")), "--no-defaults", *paths, *DATABASE]
+            temp = f"--tmpdir={self._database_temp}"
+            return [str(find("mariadbd")), "--no-defaults", temp, *paths, *DATABASE]
         if name in ("slurmctld", "slurmdbd"):
             return [str(find(name)), "-D"]
         return [str(find("slurmd")), "-D", "-N", name]
