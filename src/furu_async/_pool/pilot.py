@@ -215,6 +215,8 @@ class Pilot:
 
     def _ask(self, last: bool) -> Ask:
         now, work = self._loop.time(), self.work
+        if not last and not work.ending:
+            work.give_back_ahead()
         ask, work.ask = work.ask, Ask()
         ask.status = self._status(now, last)
         ask.look = False

@@ -34,7 +34,7 @@ SHORT_SECS = 0.2
 TABLE_SECS = 60.0
 """How long an artifact's table entry is waited for that the file system does not show yet."""
 
-_TINY_SECS = 0.01
+_TINY_SECS, _AHEAD_SECS = 0.01, 1.0
 _MOST_AHEAD = 32
 _SUSPECT_SECS = 0.3
 _PROMPT = 0.1
@@ -122,11 +122,24 @@ class Work:
     def depth(self) -> int:
         """How many entries to hold: the slots, and a few ahead where tasks are so short that a child would wait."""
         slots, seconds = self.plan.slots, self.seconds
-        if seconds is None or seconds >= SHORT_SECS:
+        if seconds is None or max(seconds, self._busy()) >= SHORT_SECS:
             return slots
         if seconds >= _TINY_SECS:
             return slots + 1
         return slots * min(_MOST_AHEAD, 2 + int(_TINY_SECS / max(seconds, 1e-5)))
+
+    def _busy(self) -> float:
+        """For how many seconds no slot has become free; 0.0 if one is."""
+        now = self._loop.time()
+        running = [now - task.began for task in self.tasks.values() if task.began is not None]
+        return min(running) if len(running) >= self.plan.slots else 0.0
+
+    def give_back_ahead(self) -> None:
+        """What was taken ahead of tasks that turn out to be long is for other workers."""
+        if self._busy() >= _AHEAD_SECS:
+            for task in list(self.tasks.values()):
+                if task.began is None and task.request is not None:
+                    self._executor.take_back(task.request.run, task.entry.hash)
 
     def accept(self, taken: Taken, entry: QueueEntry | Damaged) -> None:
         """An entry was taken."""

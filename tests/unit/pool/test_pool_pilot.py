@@ -575,6 +575,39 @@ async def test_a_short_task_is_taken_ahead_and_a_long_one_is_not(home: Home) -> 
     assert pilot.work.depth() == 1
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+async def test_what_was_taken_ahead_of_a_long_task_is_given_back(home: Home, slots: int) -> None:
+    """A worker that takes dozens of tiny tasks at a time meets one of days: the rest is for others."""
+    long = [Leaf(n=1000 + k) for k in range(slots)]
+    script = {obj: Returns(0, after=1e5) for obj in long}
+    for n in range(60):
+        home.put(Leaf(n=n))
+        for k in range(slots):
+            if n == 40 + 4 * k:
+                home.put(long[k])
+    pilot = home.worker(script=FakeExecutor(script, default=Returns(0, after=0.0)), slots=slots)
+
+    async def others_have_the_rest() -> None:
+        await until(
+            lambda: (
+                sum(t.began is not None for t in pilot.work.tasks.values()) == slots
+                and (
+                    {t.entry.hash for t in pilot.work.tasks.values() if t.began is not None}
+                    == {obj.furu_hash for obj in long}
+                )
+            )
+        )
+        began = asyncio.get_running_loop().time()
+        await until(lambda: len(home.running()) == slots)
+        assert asyncio.get_running_loop().time() - began < 5.0
+        assert len(home.done()) + len(home.todo()) == 60
+        other = home.worker("w2", script=FakeExecutor(default=Returns(0)))
+        await with_worker(other, lambda: until(lambda: len(home.done()) == 60))
+        pilot.drain("the test is over")
+
+    await with_worker(pilot, others_have_the_rest)
+
+
 @pytest.mark.fault("F109")
 async def test_an_idle_worker_asks_seldom_and_not_in_step(
     home: Home, monkeypatch: pytest.MonkeyPatch
