@@ -248,9 +248,10 @@ async def test_a_task_that_kills_its_worker_each_time_fails_alone(lab: Lab) -> N
     assert failure is not None
     assert failure.kind == "lost"
     assert "worker" in failure.message
-    # It is not counted once at most: when a worker dies, it cannot always be told which of its tasks had begun.
+    # When a worker dies before it could say what it had begun, or with several tasks of which any may be to blame, the
+    # start is not counted: once each for this task and for the first two workers, which die at the same time.
     assert report[poison].attempts == 4
-    assert len(lab.attempts("poison")) in (4, 5)
+    assert 4 <= len(lab.attempts("poison")) <= 7
 
 
 @pytest.mark.fault("F11", "F56")
