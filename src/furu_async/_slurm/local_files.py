@@ -1,13 +1,13 @@
 """What the stand-in for a cluster on this machine keeps on disk: jobs, what became of them, what is asked of them.
 
     <root>/submitit/local/<machine>/jobs/<id>         what was asked for; the lowest free number is the id
-                                    env/<name>        environment of a job, only for its owner, until it has ended
                                     states/<task>     what it does, or how it ended; replaced by the daemon
                                     asks/<task>.<verb>   cancel, hold, release; taken away by the daemon when done
                                     daemon/<n>        the n-th process that looks after them; <n>.over when it has left
                                     wake              a pipe: something is new
 
-``<machine>`` stands for one boot of one host, so what is there was never of another one.
+``<machine>`` stands for one boot of one host, so what is there was never of another one. The environment of a job,
+which may hold secrets, is in a temporary file outside of the store that only its owner can read, until it has ended.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import errno
 import hashlib
 import os
 import re
-import secrets
+import tempfile
 from collections.abc import Mapping
 
 import msgspec
@@ -41,6 +41,7 @@ class LocalJob(Record, frozen=True, kw_only=True):
         log: path of its output, without placeholders but ``%j`` (of an array: ``%A`` and ``%a``).
         limit: seconds that it may run, or 0.
         notice: seconds before the end at which it gets SIGUSR2, or 0.
+        env: path of its environment.
         at_once: how many jobs may run when it starts, itself included; 0: any number.
     """
 
@@ -106,10 +107,6 @@ class LocalPaths:
         return self.base + "/jobs"
 
     @property
-    def envs(self) -> str:
-        return self.base + "/env"
-
-    @property
     def states(self) -> str:
         return self.base + "/states"
 
@@ -131,7 +128,7 @@ class LocalPaths:
 
     def make(self) -> None:
         """Make the folders and the pipe."""
-        for folder in (self.jobs, self.envs, self.states, self.asks, self.daemons):
+        for folder in (self.jobs, self.states, self.asks, self.daemons):
             atomic.make_folders(folder)
         try:
             os.mkfifo(self.wake, 0o600)
@@ -218,20 +215,19 @@ def newest_daemon(paths: LocalPaths) -> int:
     return max(map(number, _names(paths.daemons)), default=0)
 
 
-def keep_environment(paths: LocalPaths, env: Mapping[str, str]) -> str:
-    """Write the environment of a job where only its owner can read it; the file's name."""
-    name = secrets.token_hex(12)
+def keep_environment(env: Mapping[str, str]) -> str:
+    """Write the environment of a job where only its owner can read it, and not into the store; the file's path."""
     data = b"".join(os.fsencode(f"{key}={value}") + b"\0" for key, value in env.items())
-    fd = os.open(f"{paths.envs}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd, path = tempfile.mkstemp(prefix="furu-async-env-")
     with open(fd, "wb") as file:
         file.write(data)
-    return name
+    return path
 
 
-def read_environment(paths: LocalPaths, name: str) -> dict[str, str]:
+def read_environment(path: str) -> dict[str, str]:
     """What `keep_environment` wrote; this process's own if it is gone."""
     try:
-        with open(f"{paths.envs}/{name}", "rb") as file:
+        with open(path, "rb") as file:
             parts = file.read().split(b"\0")
     except OSError:
         return dict(os.environ)

@@ -253,7 +253,7 @@ class Daemon:
 
     def _start(self, task: Task) -> bool:
         try:
-            task.process = local_process.start(self.paths, task.job, task.id, task.number, task.index)
+            task.process = local_process.start(task.job, task.id, task.number, task.index)
         except OSError as error:
             self._over(task, "FAILED", exit_code=1, reason=f"it could not be started: {error}")
             return False
@@ -333,7 +333,7 @@ class Daemon:
         )
         self._say(task, said)
         if all(self.tasks[name].over for name in self.known[task.number]):
-            atomic.try_unlink(f"{self.paths.envs}/{task.job.env}")
+            atomic.try_unlink(task.job.env)
             self._forget_old()
 
     def _say(self, task: Task, said: LocalState) -> None:

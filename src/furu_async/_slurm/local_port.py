@@ -125,7 +125,7 @@ class LocalPort:
             script=script(request),
             array=_array(options.get("array")),
             cwd=os.getcwd(),
-            env=files.keep_environment(self.paths, env),
+            env=files.keep_environment(env),
             log=str(options.get("output", "")),
             limit=files.seconds(str(options.get("time", ""))),
             notice=float(SIGNAL_SECS),

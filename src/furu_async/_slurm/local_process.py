@@ -8,10 +8,10 @@ import subprocess
 
 from furu_async._runner.processes import processes
 from furu_async._runtime import clock
-from furu_async._slurm.local_files import LocalJob, LocalPaths, read_environment
+from furu_async._slurm.local_files import LocalJob, read_environment
 
 
-def start(paths: LocalPaths, job: LocalJob, task: str, number: int, index: int) -> subprocess.Popen[bytes]:
+def start(job: LocalJob, task: str, number: int, index: int) -> subprocess.Popen[bytes]:
     """Start a job in a session of its own, its output into its log.
 
     Args:
@@ -25,7 +25,7 @@ def start(paths: LocalPaths, job: LocalJob, task: str, number: int, index: int) 
     base = str(number)
     log = job.log.replace("%%", "\0").replace("%j", task).replace("%A", base).replace("%a", str(index))
     log = log.replace("\0", "%") or os.devnull
-    env = read_environment(paths, job.env)
+    env = read_environment(job.env)
     env.update(SLURM_JOB_ID=base, SLURM_JOB_NAME=job.name, SLURM_RESTART_COUNT="0")
     if index >= 0:
         env.update(SLURM_ARRAY_JOB_ID=base, SLURM_ARRAY_TASK_ID=str(index))

@@ -78,6 +78,29 @@ async def test_ends_are_told_as_slurm_tells_them(machine: Machine) -> None:
     assert (machine.root / "logs" / f"furu-x-{good}.log").read_text() == f"{good}\n"
 
 
+async def test_a_secret_of_the_environment_is_in_no_file_of_the_store(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "hunter2hunter2")
+    job = await machine.submit("echo ${#SOME_API_KEY}", hold=True)
+    await machine.row(job, "PENDING")
+    kept = files.read_job(machine.port.paths, job)
+    assert kept is not None
+    assert os.stat(kept.env).st_mode & 0o777 == 0o600
+    there = [path for path in machine.root.rglob("*") if path.is_file()]
+    assert there
+    assert not [path for path in there if b"hunter2" in path.read_bytes()]
+    await machine.port.release([job])
+    await machine.row(job, "COMPLETED")
+    assert (machine.root / "logs" / f"furu-x-{job}.log").read_text() == "14\n"
+    assert not [
+        path for path in machine.root.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()
+    ]
+    async with asyncio.timeout(30 * SCALE):
+        while os.path.exists(kept.env):
+            await asyncio.sleep(0.02)
+
+
 async def test_dependencies_hold_and_arrays(machine: Machine) -> None:
     held = await machine.submit("true", hold=True)
     after = await machine.submit("true", dependency=f"afterok:{held}")
