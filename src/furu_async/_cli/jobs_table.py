@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from furu_async._cli.plan_table import PlannedLike
 from furu_async._cli.text import clean, number, shorten
 from furu_async._model.resources import SlurmSpec
 
@@ -13,17 +14,9 @@ __all__ = ["JobNode", "dag_lines", "pool_lines", "spec_text"]
 _TO_DO = ("create", "busy", "unknown")
 
 
-class JobNode(Protocol):
-    """What is needed of a planned node."""
+class JobNode(PlannedLike, Protocol):
+    """What is needed of a planned node that may get a job."""
 
-    @property
-    def hash(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def status(self) -> str: ...
     @property
     def depends_on(self) -> tuple[str, ...]: ...
     @property

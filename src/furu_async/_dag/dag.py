@@ -68,32 +68,9 @@ class SlurmDag(ExecutorLike):
 
     def merged(self, spec: SlurmSpec) -> SlurmSpec:
         """A node's spec with what is said here added; what the spec says itself wins."""
-        from furu_async._slurm.parameters import join_dependencies
+        from furu_async._slurm.parameters import with_defaults
 
-        if not self.setup and not self.slurm_additional_parameters:
-            return spec
-        extra: dict[str, Any] = dict(spec.extra or {})
-        own = extra.pop("slurm_additional_parameters", extra.pop("additional_parameters", None)) or {}
-        ours = dict(self.slurm_additional_parameters)
-        dependency = join_dependencies(
-            str(ours.pop("dependency", "") or ""), str(dict(own).get("dependency", "") or "")
-        )
-        merged = {**{k: v for k, v in ours.items() if not _is_said(k, extra)}, **dict(own)}
-        if dependency:
-            merged["dependency"] = dependency
-        if merged:
-            extra["slurm_additional_parameters"] = merged
-        if self.setup:
-            lines = extra.pop("slurm_setup", extra.pop("setup", ())) or ()
-            extra["setup"] = [*self.setup, *([lines] if isinstance(lines, str) else lines)]
-        return SlurmSpec(
-            partition=spec.partition,
-            gpus=spec.gpus,
-            cpus=spec.cpus,
-            mem_gb=spec.mem_gb,
-            time_min=spec.time_min,
-            extra=extra,
-        )
+        return with_defaults(spec, self.slurm_additional_parameters, self.setup)
 
     def open(self, config: FuruConfig) -> Executor:
         """Make its executor, on the running loop."""
@@ -110,8 +87,3 @@ class SlurmDag(ExecutorLike):
         from furu_async._slurm.real import RealSlurm
 
         return RealSlurm()
-
-
-def _is_said(option: str, extra: Mapping[str, Any]) -> bool:
-    name = option.replace("-", "_")
-    return name in extra or f"slurm_{name}" in extra

@@ -92,18 +92,9 @@ class SlurmPool(ExecutorLike):
         Raises:
             FuruConfigError: something cannot be an option.
         """
-        extra: dict[str, Any] = spec.extra.plain() if isinstance(spec.extra, FrozenMapping) else {}
-        ours = dict(self.slurm_additional_parameters)
-        name = "slurm_additional_parameters"
-        if ours:
-            own = {key.removeprefix("slurm_") for key in extra}
-            theirs = extra.get(name) or extra.get("additional_parameters") or {}
-            extra.pop("additional_parameters", None)
-            extra[name] = {**{key: value for key, value in ours.items() if key not in own}, **theirs}
-        if self.setup:
-            users = extra.pop("slurm_setup", None) or extra.pop("setup", None) or ()
-            extra["setup"] = [*self.setup, *((users,) if isinstance(users, str) else users)]
-        return SlurmSpec(spec.partition, spec.gpus, spec.cpus, spec.mem_gb, spec.time_min, extra or None)
+        from furu_async._slurm.parameters import with_defaults
+
+        return with_defaults(spec, self.slurm_additional_parameters, self.setup)
 
 
 class _Counts(dict[SlurmSpec, int]):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from furu_async._model.brief import describe
@@ -143,6 +143,35 @@ def minutes(value: float) -> str:
     """Walltime as ``sbatch`` reads it: minutes, or minutes and seconds."""
     seconds = math.ceil(value * 60)
     return str(seconds // 60) if seconds % 60 == 0 else f"{seconds // 60}:{seconds % 60:02}"
+
+
+def with_defaults(spec: SlurmSpec, options: Mapping[str, Any], setup: Sequence[str]) -> SlurmSpec:
+    """A spec with what an executor adds to all of its jobs: the spec's own options win, dependencies are joined.
+
+    Args:
+        options: of ``sbatch``, as in ``slurm_additional_parameters``.
+        setup: lines of shell that run before those of the spec.
+
+    Raises:
+        FuruConfigError: two dependencies cannot be joined.
+    """
+    if not options and not setup:
+        return spec
+    extra: dict[str, Any] = dict(spec.extra or {})
+    own = dict(extra.pop("slurm_additional_parameters", extra.pop("additional_parameters", None)) or {})
+    theirs = [own.get("dependency"), *(extra.pop(name, None) for name in ("dependency", "slurm_dependency"))]
+    said = {key.removeprefix("slurm_").replace("-", "_") for key in extra}
+    ours = {key: value for key, value in options.items() if key.replace("-", "_") not in said}
+    dependency = str(ours.get("dependency") or "")
+    for each in theirs:
+        dependency = join_dependencies(dependency, str(each or ""))
+    merged = {**ours, **own, **({"dependency": dependency} if dependency else {})}
+    if merged:
+        extra["slurm_additional_parameters"] = merged
+    if setup:
+        lines = extra.pop("slurm_setup", extra.pop("setup", ())) or ()
+        extra["setup"] = [*setup, *([lines] if isinstance(lines, str) else lines)]
+    return replace(spec, extra=extra)
 
 
 def join_dependencies(users: str, ours: str) -> str:

@@ -15,6 +15,7 @@ class Planned:
     specs: tuple[SlurmSpec, ...] = (CPU,)
     name: str = "pkg.Train"
     label: str = "Train(lr=0.1)"
+    reason: str = ""
 
 
 def test_a_spec_in_words() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from furu_async._slurm.parameters import (
     join_dependencies,
     minutes,
     request,
+    with_defaults,
 )
 from furu_async._slurm.real import script
 from furu_async.errors import FuruConfigError
@@ -203,3 +205,17 @@ def test_a_signal_reaches_the_command_through_a_teardown(tmp_path: Path):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("spelled", ["dependency", "slurm_dependency", "slurm_additional_parameters"])
+def test_what_an_executor_adds_gives_way_to_the_spec_and_dependencies_are_joined(spelled: str) -> None:
+    theirs: Any = {"dependency": "afterany:2"} if spelled == "slurm_additional_parameters" else "afterany:2"
+    spec = SlurmSpec(cpus=2, extra={spelled: theirs, "slurm_account": "mine", "setup": "module load b"})
+    options = {"dependency": "afterok:1", "account": "lab", "comment": "hello"}
+    made = request(
+        with_defaults(spec, options, ("module load a",)), Wish("x", ("true",), "/logs", "afterok:3")
+    )
+    assert made.options["dependency"] == "afterok:1,afterany:2,afterok:3"
+    assert (made.options["account"], made.options["comment"]) == ("mine", "hello")
+    assert list(made.setup) == ["module load a", "module load b"]
+    assert with_defaults(spec, {}, ()) is spec
