@@ -152,6 +152,30 @@ def test_the_store_decides_what_a_job_has_done(root: FuruConfig, lie: str) -> No
     run_virtual(main(), seed=1)
 
 
+@pytest.mark.fault("F41")
+@pytest.mark.parametrize("after", [0.0, 0.01, 2.0])
+def test_a_start_that_nobody_saw_is_an_attempt(root: FuruConfig, after: float) -> None:
+    """A job that is requeued before the controller has looked at it, or while it is known to run."""
+
+    async def main() -> None:
+        world = World(root)
+        honest, hit = world.jobs, []
+
+        async def requeued(copy: Any) -> int:
+            if not hit:
+                hit.append(copy.job_id)
+                asyncio.get_running_loop().call_later(after, world.slurm.requeue, copy.job_id)
+            return await honest(copy)
+
+        world.slurm.program = requeued
+        report = await world.run(world.controller(arrays=False))
+        assert report.ok, [node.failure for node in report if node.failure]
+        (again,) = [node for node in report if node.attempts == 2]
+        assert [line.split(":")[0] for line in again.history] == ["preempted"]
+
+    run_virtual(main(), seed=1)
+
+
 @pytest.mark.fault("F55")
 def test_days_in_the_queue(root: FuruConfig) -> None:
     """No lease runs while a job waits, neither for its own run nor for one that waits for its result."""

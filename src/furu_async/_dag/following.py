@@ -108,7 +108,9 @@ class Following:
         """The same job, another start of it: another attempt."""
         track.restarts = change.job.restarts
         track.ended = None
+        # One that the core did not see begin is told of when the node has its result.
         if track.started:
+            track.restarts_told += 1
             text = f"Slurm has started its job {track.job_id} again ({track.restarts} times so far)"
             self._tell_failure(track, Failure(kind="preempted", message=text), keeps_job=True)
 
@@ -200,7 +202,7 @@ class Following:
     def _learn(self, track: Track, attempt: int, sight: Sight) -> None:
         """Attempts of which only the store tells: the job's own, and starts between two looks at Slurm."""
         node = track.node
-        unseen = sight.restarts - track.restarts
+        unseen = sight.restarts - track.restarts_told
         if len(sight.history) > len(node.history):
             attempt += len(sight.history) - len(node.history)
             node.history = sight.history

@@ -210,7 +210,7 @@ class Submitting:
         track.uid, track.sid, track.wid = unit.uid, sid, wid
         track.generation = track.node.generation = generation
         track.spec = unit.spec
-        track.restarts, track.job_id = 0, ""
+        track.restarts, track.restarts_told, track.job_id = 0, 0, ""
         track.alive = track.ended = track.failure = track.since = None
         track.started = track.killed = False
 

@@ -34,7 +34,7 @@ class Track:
         uid, sid, wid: of its present job; no uid: it has none.
         generation: that was claimed for it.
         log: where the job's output goes.
-        restarts: how often Slurm has started the job again.
+        restarts: how often Slurm has started the job again; restarts_told: of how many of these the core was told.
         started: the core knows that the job runs.
         over: it has its result; created: by a job of this run.
         failure: its job has ended without one, and nobody has asked for it since.
@@ -55,6 +55,7 @@ class Track:
     job_id: str = ""
     log: str = ""
     restarts: int = 0
+    restarts_told: int = 0
     alive: Alive | None = None
     ended: Ended | None = None
     started: bool = False
