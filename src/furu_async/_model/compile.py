@@ -164,7 +164,7 @@ def _plain_class(cls: Any, arguments: tuple[Any, ...], scope: Scope, field: str)
         )
     if cls in _MAPPINGS:
         key, item = (compile_check(one, scope, field) for one in arguments or (Any, Any))
-        return check_mapping(key, item)
+        return check_mapping(key, item, abc.Mapping if cls is abc.Mapping else dict)
     if cls in _SEQUENCES or cls in _SETS:
         item = compile_check(arguments[0], scope, field) if arguments else check_any
         kinds = (set, frozenset) if cls in _SETS else (list,) if cls is abc.MutableSequence else (list, tuple)

@@ -10,7 +10,16 @@ from typing import Any
 
 from furu_async._model.base import Artifact
 from furu_async._model.brief import brief, clip
-from furu_async._model.values import MAX_DEPTH, SCALARS, BadValue, Check, expected, too_deep, unwrap_scalar
+from furu_async._model.values import (
+    MAX_DEPTH,
+    SCALARS,
+    BadValue,
+    Check,
+    expected,
+    is_mapping,
+    too_deep,
+    unwrap_scalar,
+)
 
 SUPPORTED = (
     "None, bool, int, float, complex, str, bytes, Path, Enum, Literal, datetime, date, time, timedelta, UUID, "
@@ -71,12 +80,13 @@ def check_tuple(items: Sequence[Check]) -> Check:
     return check
 
 
-def check_mapping(key: Check, item: Check) -> Check:
-    """A dict; the result is a new one in the same order."""
+def check_mapping(key: Check, item: Check, kind: type[Any] = dict) -> Check:
+    """A ``kind`` of mapping, such as one that is frozen; the result is a new dict in the same order."""
+    what = "dict" if kind is dict else "a mapping"
 
     def check(value: Any, depth: int) -> Any:
-        if not isinstance(value, dict):
-            raise expected("dict", value)
+        if not isinstance(value, kind):
+            raise expected(what, value)
         if depth > MAX_DEPTH:
             too_deep(value)
         kept = {}
@@ -243,6 +253,8 @@ def _check_for(cls: type[Any]) -> Check:
     for scalar in (int, float, complex, str, bytes):
         if issubclass(cls, scalar):
             return SCALARS[scalar]
+    if is_mapping(cls):
+        return check_mapping(check_any, check_any, Mapping)
     if cls.__module__.partition(".")[0] == "numpy":
         return _numpy
     return SCALARS[pathlib.Path] if issubclass(cls, pathlib.Path) else _unsupported

@@ -17,14 +17,14 @@ import enum
 import pathlib
 import struct
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from furu_async._model.base import Artifact, set_slot
 from furu_async._model.brief import safe_repr
 from furu_async._model.naming import reference, store_name
-from furu_async._model.values import BadValue
+from furu_async._model.values import BadValue, is_mapping
 from furu_async.errors import FuruDefinitionError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _write_set(tag: bytes) -> Write:
     return lambda value: b"%b%d:%b" % (tag, len(value), b"".join(sorted([encode(item) for item in value])))
 
 
-def _write_dict(value: dict[Any, Any]) -> bytes:
+def _write_dict(value: Mapping[Any, Any]) -> bytes:
     pairs = sorted([(encode(key), encode(item)) for key, item in value.items()])
     return b"d%d:%b" % (len(pairs), b"".join([part for pair in pairs for part in pair]))
 
@@ -135,6 +135,8 @@ def _writer_for(cls: type[Any]) -> Write:
     if issubclass(cls, enum.Enum):
         prefix = _text(b"v", reference(cls))
         return lambda value: prefix + _text(b"s", enum_name(value))
+    if is_mapping(cls):
+        return _write_dict
     if dataclasses.is_dataclass(cls):
         names = sorted(f.name for f in dataclasses.fields(cls))
     elif issubclass(cls, tuple) and hasattr(cls, "_fields"):
@@ -238,7 +240,7 @@ def artifacts_in(value: Any) -> Iterable[Artifact]:
     if kind in LEAVES:
         return ()
     found: list[Artifact] = []
-    if isinstance(value, dict):
+    if is_mapping(kind):
         for key, item in value.items():
             found.extend(artifacts_in(key))
             found.extend(artifacts_in(item))

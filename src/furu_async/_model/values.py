@@ -6,6 +6,7 @@ NumPy one, a copy of a container. It raises `BadValue`, which collects the way t
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import decimal
 import enum
@@ -13,7 +14,7 @@ import math
 import pathlib
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from furu_async._model.base import Artifact
@@ -58,6 +59,11 @@ def unwrap_scalar(value: Any) -> Any:
         return value
     plain = value.item()
     return value if type(plain).__module__ == "numpy" else plain
+
+
+def is_mapping(cls: type[Any]) -> bool:
+    """A dict, or a mapping that a record keeps in place of one, such as one that is frozen; not a record itself."""
+    return cls is dict or (issubclass(cls, Mapping) and not dataclasses.is_dataclass(cls))
 
 
 def too_deep(value: object) -> NoReturn:

@@ -22,7 +22,7 @@ from furu_async._model.brief import clip, safe_repr
 from furu_async._model.containers import is_named_tuple, make_record
 from furu_async._model.identity import enum_name, zone_key
 from furu_async._model.naming import load_type, reference
-from furu_async._model.values import BadValue
+from furu_async._model.values import BadValue, is_mapping
 from furu_async.errors import FuruDefinitionError, FuruSpecMismatch
 
 _BIG = 1 << 53
@@ -51,7 +51,7 @@ def to_json(value: Any) -> Any:
         return {"$furu": value._hash}
     if kind is list:
         return [to_json(item) for item in value]
-    if kind is dict:
+    if is_mapping(kind):
         if all(type(key) is str and not key.startswith("$") and _is_text(key) for key in value):
             return {key: to_json(item) for key, item in value.items()}
         return {"$dict": [[to_json(key), to_json(item)] for key, item in value.items()]}
@@ -132,7 +132,7 @@ def copy_value(value: Any, memo: Mapping[int, Any]) -> Any:
         return memo[id(value)]
     if kind in (list, set, frozenset, tuple):
         return kind([copy_value(item, memo) for item in value])
-    if kind is dict:
+    if is_mapping(kind):
         return {copy_value(key, memo): copy_value(item, memo) for key, item in value.items()}
     if is_named_tuple(kind):
         return kind._make([copy_value(item, memo) for item in value])
@@ -180,7 +180,7 @@ class SourceWriter:
             return hex(value)  # repr refuses what has thousands of digits
         if value is None or kind in (bool, int, float, complex, str, bytes):
             return repr(value)
-        if kind is dict:
+        if is_mapping(kind):
             return (
                 "{" + ", ".join(f"{self.write(key)}: {self.write(item)}" for key, item in value.items()) + "}"
             )

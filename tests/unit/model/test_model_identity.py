@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from furu_async import Furu
+from furu_async import Furu, SlurmSpec
 from furu_async._model.identity import content, encode
 from furu_async._model.table import entry
 from furu_async.errors import FuruDefinitionError
@@ -44,6 +44,9 @@ def examples() -> dict[str, Furu[Any]]:
         "grown": cases.Grown(n=1),
         "chain": cases.chain(50),
         "diamonds": cases.diamonds(20),
+        "slurm spec": cases.Holder(
+            anything=SlurmSpec(partition="gpu", gpus=1, extra={"a": [1, {"b": None}], "c": 0.5})
+        ),
         "empty containers": cases.Holder(anything=[(), [], {}, set(), frozenset(), "", b""]),
     }
 

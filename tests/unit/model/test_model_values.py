@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import collections
+import copy
 import datetime as dt
 import importlib
 import math
+import pickle
 import subprocess
 import sys
 import uuid
 import zoneinfo
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import InitVar, dataclass
 from decimal import Decimal
 from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, LiteralString, NewType, TypeVar, Union
 
 import model_cases as cases
@@ -24,8 +27,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import TypeAliasType
 
-from furu_async import Furu, field
-from furu_async._model.identity import content
+from furu_async import Furu, SlurmSpec, field
+from furu_async._model.identity import content, direct, encode
 from furu_async.errors import FuruDefinitionError
 
 UserId = NewType("UserId", int)
@@ -201,6 +204,9 @@ CONVERTED = [
     (tuple[float, ...], Untyped(1, 2), (1.0, 2.0)),
     (Untyped, Untyped(np.int64(1), 2), Untyped(1, 2)),
     (Any, collections.defaultdict(int, a=1), {"a": 1}),
+    (Mapping[str, float], MappingProxyType({"a": 1}), {"a": 1.0}),
+    (Mapping[str, Any] | None, SlurmSpec(extra={"a": {"b": 1}}).extra, {"a": {"b": 1}}),
+    (Any, MappingProxyType({"a": MappingProxyType({1: 2})}), {"a": {1: 2}}),
 ]
 
 
@@ -254,7 +260,11 @@ REFUSED = [
     (dict[int, int], {"a": 1}, "Made.x['a']: expected int"),
     (set[int], {"a"}, "item: expected int"),
     (Sequence[int], "ab", "list or tuple"),
-    (Mapping[str, int], [1], "expected dict"),
+    (Mapping[str, int], [1], "expected a mapping"),
+    (Mapping[str, int], MappingProxyType({"a": "b"}), "Made.x['a']: expected int"),
+    (dict[str, int], MappingProxyType({"a": 1}), "expected dict"),
+    (MutableMapping[str, int], MappingProxyType({"a": 1}), "expected dict"),
+    (Any, MappingProxyType({"a": [Custom()]}), "Made.x['a'][0]: expected a value of a supported type"),
     (cases.Point, (1.0, 2.0), "expected Point"),
     (cases.Optimizer, cases.Optimizer(name=3), "Made.x.name: expected str"),  # type: ignore[arg-type]
     (cases.Optimizer, {}, "expected Optimizer"),
@@ -332,6 +342,73 @@ def test_a_dataclass_keeps_what_its_init_does_not_take() -> None:
     loose = cases.Loose([1])
     loose.total = 5
     assert cases.Everything(loose=loose).loose.total == 5
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Keeps its mapping frozen, as `SlurmSpec` does."""
+
+    table: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", MappingProxyType(dict(self.table)))
+
+
+@dataclass(frozen=True)
+class Both(Mapping[str, int]):
+    """A record that can be read like a mapping: it stays a record."""
+
+    a: int = 1
+
+    def __getitem__(self, key: str) -> int:
+        return getattr(self, key)  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("a",))
+
+    def __len__(self) -> int:
+        return 1
+
+
+SPEC = SlurmSpec("gpu", gpus=2, extra={"b": [1, {"c": None}], "a": {"$d": 1.5}})
+
+
+@pytest.mark.parametrize(
+    ("tp", "value"),
+    [(SlurmSpec, SPEC), (list[SlurmSpec], [SPEC, SlurmSpec()]), (Frozen, Frozen({"leaf": [cases.Leaf()]}))],
+    ids=["spec", "specs", "frozen"],
+)
+def test_records_that_keep_a_mapping_frozen(tp: Any, value: Any) -> None:
+    assert keep(tp, value) == value
+    made = cases.Holder(anything=value)
+    names: dict[str, Any] = {}
+    exec(made.to_python(), names)
+    for again in (Furu.from_dict(made.to_dict()), pickle.loads(pickle.dumps(made)), names["artifact"]):
+        assert again == made
+        assert again.anything == value
+    copied = copy.deepcopy(made)
+    assert copied.anything == value
+    assert len(direct(copied)) == (tp is Frozen)
+
+
+def test_a_frozen_mapping_hashes_like_an_equal_dict() -> None:
+    equal = {"a": {"$d": 1.5}, "b": (1, {"c": None})}
+    assert SPEC.extra == equal
+    made = cases.Holder(anything=SPEC.extra)
+    assert type(made.anything) is dict
+    assert made.furu_hash == cases.Holder(anything=equal).furu_hash
+    assert encode(MappingProxyType(equal)) == encode(equal)
+    assert cases.Holder(anything=SlurmSpec("gpu", gpus=2, extra=equal)) == cases.Holder(anything=SPEC)
+    assert cases.Holder(anything=SlurmSpec(extra={"a": 1})) != cases.Holder(
+        anything=SlurmSpec(extra={"a": 2})
+    )
+
+
+def test_a_record_that_can_be_read_like_a_mapping() -> None:
+    made = cases.Holder(anything=Both(2))
+    assert type(made.anything) is Both
+    assert Furu.from_dict(made.to_dict()) == made
+    assert made != cases.Holder(anything={"a": 2})
 
 
 def test_containers_that_contain_themselves() -> None:
