@@ -177,8 +177,10 @@ def main() -> None:
 
 
 def _class_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    from furu_async._runtime.config import is_rerun_name
+
     for name in names:
-        if name != "ALL" and not ("." in name and name.replace(".", "a").isidentifier()):
+        if not is_rerun_name(name):
             raise click.BadParameter(f"{name!r} is neither ALL nor of the form module.Class")
     return names
 

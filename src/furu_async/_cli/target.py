@@ -9,6 +9,7 @@ import asyncio
 import difflib
 import importlib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from furu_async._model.naming import is_module_name
 from furu_async.errors import FuruDefinitionError, FuruError
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def _put_first(folder: str) -> None:
 
 def _import_module(name: str) -> ModuleType:
     _put_first(str(Path.cwd()))
-    if not all(part.isidentifier() for part in name.split(".")):
+    if not is_module_name(name):
         raise TargetError(f"{name!r} is no module name", _FORM)
     try:
         return _import(name)
@@ -80,18 +82,19 @@ def _similar_files(name: str) -> str:
 
 
 def _import_file(where: str) -> ModuleType:
-    path = Path(where).expanduser().absolute()
-    if not path.is_file():
-        raise TargetError(f"there is no file {where}", f"the working directory is {Path.cwd()}")
+    path = _python_file(where)
     top, names = path.parent, [path.stem]
+    if path.stem == "__init__" and is_module_name(top.name):
+        top, names = top.parent, [top.name]
     while (top / "__init__.py").is_file():  # inside a package: import it under its full name
         names.insert(0, top.name)
         top = top.parent
     name = ".".join(names)
-    if not all(part.isidentifier() for part in names):
+    unfit = [part for part in names if "." in part or not is_module_name(part)]
+    if unfit:
         raise TargetError(
-            f"{where} cannot be imported: {path.stem!r} is no module name",
-            "child processes import the module by its name; rename the file",
+            f"{where} cannot be imported: {unfit[-1]!r} is no module name",
+            "child processes import the module by its name: rename it to letters, digits, '_' and '-'",
         )
     _put_first(str(Path.cwd()))
     _put_first(str(top))
@@ -103,6 +106,21 @@ def _import_file(where: str) -> ModuleType:
             "rename the file",
         )
     return module
+
+
+def _python_file(where: str) -> Path:
+    path = Path(where).expanduser().absolute()
+    if path.suffix == ".py" and path.is_file():
+        if not os.access(path, os.R_OK):
+            raise TargetError(f"the file {where} may not be read", "see its permissions, and whose it is")
+        return path
+    beside = path.with_name(f"{path.name}.py")
+    hint = f"did you mean {where}.py?" if beside.is_file() else f"the working directory is {Path.cwd()}"
+    if path.is_dir():
+        raise TargetError(f"{where} is a folder", hint if beside.is_file() else _FORM)
+    if path.exists():
+        raise TargetError(f"{where} is no .py file", hint if beside.is_file() else _FORM)
+    raise TargetError(f"there is no file {where}", hint)
 
 
 def _import(name: str) -> ModuleType:

@@ -15,7 +15,7 @@ from furu_async._model.artifact import Furu
 from furu_async._model.definition import dependency_methods_exist
 from furu_async._plan.events import OnFailure, Policy
 from furu_async._runtime import clock
-from furu_async._runtime.config import FuruConfig
+from furu_async._runtime.config import FuruConfig, is_rerun_name
 from furu_async.errors import FuruDefinitionError
 from furu_async.report import RunEvent
 
@@ -93,7 +93,7 @@ def check_rerun(rerun: Sequence[str]) -> tuple[str, ...]:
     if isinstance(rerun, str):
         rerun = (rerun,)
     for name in rerun:
-        if not isinstance(name, str) or (name != "ALL" and "." not in name):
+        if not is_rerun_name(name):
             raise FuruDefinitionError(f"rerun={rerun!r}: use names such as 'module.Class', or 'ALL'")
     return tuple(rerun)
 

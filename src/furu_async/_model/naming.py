@@ -61,6 +61,11 @@ def check_name(name: object, cls: type[Any]) -> str:
     return name
 
 
+def is_module_name(name: str) -> bool:
+    """Whether processes can import a module of this name; as a script may have it, a ``-`` is no hindrance."""
+    return _MODULE.fullmatch(name) is not None
+
+
 def register(name: str, cls: type[Any]) -> None:
     """Note that ``cls`` is stored under ``name``.
 
@@ -180,7 +185,7 @@ def main_name(main: ModuleType) -> str:
     if extension != ".py" or not _MODULE.fullmatch(stem) or "." in stem:
         raise FuruDefinitionError(
             f"a class defined in {file} cannot be found by another process: {base!r} is not the name of a module",
-            hint="rename the script to letters, digits and underscores with .py at the end",
+            hint="rename the script to letters, digits, '_' and '-' with .py at the end",
         )
     found = _origin(stem, folder)
     if found is None or not os.path.isfile(found) or not os.path.samefile(found, file):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -208,14 +209,17 @@ def _folder(value: Any) -> Path:
     return Path(os.path.abspath(os.path.expanduser(text)))
 
 
+def is_rerun_name(name: Any) -> bool:
+    """``ALL``, or what may be the name of a class in the store; a script's part of it may have a ``-``."""
+    return isinstance(name, str) and (name == "ALL" or re.fullmatch(r"[\w-]+(\.[\w-]+)+", name) is not None)
+
+
 def _names(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         value = _parse_names(value)
     names = tuple(value)
     for name in names:
-        if not isinstance(name, str) or (
-            name != "ALL" and ("." not in name or not name.replace(".", "a").isidentifier())
-        ):
+        if not is_rerun_name(name):
             raise ValueError(f"{name!r} is neither ALL nor of the form module.Class")
     return names
 

@@ -81,7 +81,7 @@ def test_arguments_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     result, fake = run(
         monkeypatch, GOOD,
         "--workers", "3", "--mode", "thread", "--on-failure", "drain", "--max-failures", "2", "--timeout", "1.5",
-        "--retries", "0", "--no-retry-failed", "--rerun", "m.A", "--rerun", "m.B", "--no-progress",
+        "--retries", "0", "--no-retry-failed", "--rerun", "m.A", "--rerun", "my-script.B", "--no-progress",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     executor = fake.arguments.pop("executor")
@@ -93,7 +93,7 @@ def test_arguments_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         "timeout": 1.5,
         "retries": 0,
         "retry_failed": False,
-        "rerun": ("m.A", "m.B"),
+        "rerun": ("m.A", "my-script.B"),
         "progress": False,
     }
     assert [type(each).__name__ for each in fake.targets] == ["Answer"]

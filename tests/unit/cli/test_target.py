@@ -1,9 +1,11 @@
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from furu_async import Furu
 from furu_async._cli.target import TargetError, load_targets
 from furu_async.errors import FuruDefinitionError
 
@@ -54,7 +56,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working directory, with a module that no other test can have imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "cli_pipeline.py").write_text(SOURCE)
+    for name in ("cli_pipeline.py", "cli secret.py", "cli.v2.py", "notes.txt"):
+        (tmp_path / name).write_text(SOURCE)
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("cli_")]:
         del sys.modules[name]
@@ -90,8 +93,14 @@ def test_a_class_with_defaults_is_made(folder: Path) -> None:
         (":one", ["names no target"]),
         ("cli_pipeline:", ["names no target"]),
         ("cli_pipelin:one", ["no module 'cli_pipelin'", "did you mean cli_pipeline?", "working directory"]),
-        ("no-module:one", ["no module name"]),
-        ("absent.py:one", ["no file absent.py"]),
+        ("no-module:one", ["no module 'no-module'"]),
+        ("no module:one", ["'no module' is no module name"]),
+        ("absent.py:one", ["no file absent.py", "working directory"]),
+        ("./cli_pipeline:one", ["no file ./cli_pipeline", "did you mean ./cli_pipeline.py?"]),
+        ("./:one", ["./ is a folder"]),
+        ("./notes.txt:one", ["./notes.txt is no .py file"]),
+        ("cli secret.py:one", ["'cli secret' is no module name", "rename"]),
+        ("cli.v2.py:one", ["'cli.v2' is no module name", "rename"]),
         ("cli_pipeline:ones", ["has no 'ones'", "did you mean one?"]),
         ("cli_pipeline:zzz", ["has no 'zzz'", "it has ", "made", "many", "one"]),
         ("cli_pipeline:box.outer", ["'box' has no 'outer'"]),
@@ -157,6 +166,30 @@ def test_a_file_named_like_a_module_of_python_is_refused(folder: Path) -> None:
     (folder / "json.py").write_text(SOURCE)
     with pytest.raises(TargetError, match="already has a module 'json'"):
         load_targets("./json.py:one")
-    (folder / "my-steps.py").write_text(SOURCE)
-    with pytest.raises(TargetError, match="no module name"):
-        load_targets("./my-steps.py:one")
+
+
+@pytest.mark.parametrize(
+    "where", ["cli_my-steps", "./cli_your-steps.py", "cli_2024-11.py", "a b-c/cli_ü-1.py"]
+)
+def test_a_dash_in_the_name_of_a_file_is_no_hindrance(folder: Path, where: str) -> None:
+    stem = where.rpartition("/")[2].removesuffix(".py")
+    file = folder / where.rpartition("/")[0] / f"{stem}.py"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(SOURCE)
+    (found,) = load_targets(f"{where}:one")
+    assert type(found).__module__ == stem
+    assert Furu.from_dict(found.to_dict()) == found
+
+
+def test_the_file_of_a_package_itself(folder: Path) -> None:
+    (folder / "cli_pkg").mkdir()
+    (folder / "cli_pkg" / "__init__.py").write_text(SOURCE)
+    (found,) = load_targets("cli_pkg/__init__.py:one")
+    assert type(found).__module__ == "cli_pkg"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(folder: Path) -> None:
+    (folder / "cli_pipeline.py").chmod(0)
+    with pytest.raises(TargetError, match="may not be read"):
+        load_targets("cli_pipeline.py:one")
