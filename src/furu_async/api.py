@@ -59,7 +59,10 @@ async def run_dag(
             nothing new and lets what runs finish; ``cancel`` stops that too.
         max_failures: with ``continue``: after so many failed nodes, drain.
         timeout: seconds for the whole run.
-        retry_failed: False: a stored failure stays, and the run refuses to start. Default: ``FURU_RETRY_FAILED``.
+        retry_failed: False: a stored failure stays, and the run refuses to start, naming every one. A node that was
+            left unfinished by an owner that is gone (`lost`) is one; a node that was ``preempted`` or ``cancelled``, or
+            that ended for want of ``inputs`` or ``infrastructure``, is none and is begun again. Default:
+            ``FURU_RETRY_FAILED``.
         retries: compute retries after a node's first failure. Default: ``FURU_MAX_COMPUTE_RETRIES``.
         rerun: ``module.Class`` names, or ``ALL``: computed again, once.
         on_cancel: ``detach`` leaves Slurm work running; an error with `Local`.

@@ -123,8 +123,11 @@ def _judge_unpublished(seen: Look) -> Found:
     return Found("absent", seen.generation, notes=notes)
 
 
-_PASSING = ("lost", "preempted", "cancelled", "infrastructure", "inputs")
-"""Kinds of an attempt's end that say nothing against the artifact itself."""
+_PASSING = ("preempted", "cancelled", "infrastructure", "inputs")
+"""Kinds of an attempt's end that are no failure of the artifact: it is begun again whatever ``retry_failed`` says.
+
+Not `lost`: whether anybody has recorded that an owner is gone makes no difference to the one who finds it.
+"""
 
 
 def describe_claim(claim: Claim | None, job: str = "") -> str:

@@ -30,6 +30,7 @@ from furu_async._plan.events import (
 from furu_async._plan.levels import find_cycle, set_levels
 from furu_async._plan.retry import (
     STANDING,
+    STORED,
     Again,
     Counters,
     EndAll,
@@ -164,8 +165,7 @@ def _stored_failure(state: State, node: Node, event: Probed, out: Commands) -> N
     """The store says that the newest attempt failed: to be done, unless the policy says that this stays."""
     failure = event.failure or Failure(kind="compute", message=event.detail)
     node.troubled().note(f"stored: {failure.line()}")
-    # `lost` is told of a claim that is still open, whose owner is known to be dead.
-    stays = (failure.kind in STANDING or failure.kind == "lost") and not state.policy.retry_failed
+    stays = failure.kind in STORED and not state.policy.retry_failed
     if stays and not state.planned:
         refuse(state, node, failure, out)
     elif stays:

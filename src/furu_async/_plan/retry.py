@@ -11,9 +11,13 @@ from dataclasses import dataclass, field
 from furu_async._plan.events import NodeRules, Policy
 from furu_async.report import Failure, FailureKind
 
-# A verdict on the node itself. The other kinds tell of circumstances: a stored `lost`, `preempted`, `cancelled`,
-# `inputs` or `infrastructure` never keeps a node from being computed, whatever `retry_failed` says.
+# A verdict on the node itself. The other kinds tell of circumstances.
 STANDING: frozenset[FailureKind] = frozenset({"compute", "protocol", "timeout", "oom", "killed"})
+
+# What the store tells and `retry_failed=False` lets stay. An owner that went and left a node unfinished is among it:
+# who wants no second try wants to look first. A stored `preempted`, `cancelled`, `inputs` or `infrastructure` never
+# keeps a node from being computed.
+STORED: frozenset[FailureKind] = STANDING | {"lost"}
 
 # Part of the usual backoff after which what was killed is tried again.
 _KILLED = 0.25

@@ -21,6 +21,7 @@ from tests.sim.sim_artifacts import Item
 from furu_async import FuruConfig, RunEvent, RunReport, Scheduler, run_dag
 from furu_async._cli.progress import PlainProgress, RichProgress
 from furu_async._executors import watcher
+from furu_async._executors.inspect import explain_dag
 from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import active_config
@@ -232,6 +233,26 @@ def test_their_failure_follows_the_retry_policy(kind: FailureKind, retry_failed:
         (told,) = seen.told(item, "node_retry")
         assert kind in told.message
         assert told.until == pytest.approx(told.at, abs=1)
+
+
+@pytest.mark.parametrize("retry_failed", [True, False])
+@pytest.mark.parametrize("kind", get_args(FailureKind))
+def test_what_is_stored_follows_the_retry_policy(kind: FailureKind, retry_failed: bool) -> None:
+    """Where they have ended before: like `lost` of a claim that is still open, one on record is let stand, too."""
+    item, other = Item(number=1), Item(number=2)
+    (before,) = claimed(item)
+    before.fail(kind)
+    (planned,) = asyncio.run(explain_dag(item, retry_failed=retry_failed))
+    seen = run_virtual(see(item, other, retry_failed=retry_failed))
+    node = seen.report[item]
+    if retry_failed or kind not in (*STANDING, "protocol", "lost"):
+        assert (node.status, node.attempts) == ("created", 1)
+        assert planned.status == "create"
+        return
+    assert planned.status == "failed"
+    assert node.failure is not None
+    assert (node.status, node.failure.kind, node.attempts) == ("failed", kind, 0)
+    assert seen.report[other].status == "skipped", "it refuses before it starts anything"
 
 
 def test_what_their_class_will_not_retry_is_not_retried() -> None:
