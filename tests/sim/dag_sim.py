@@ -41,10 +41,9 @@ class Part(Furu[int]):
 class _JobExecutor(_Scripted):
     def __init__(self, fake: FakeExecutor, one: Assignment) -> None:
         super().__init__(fake, one.config)
-        self.identity = Identity(
-            backend="dag", worker_id=one.wid, job_id=one.job.id, restart_count=one.job.restarts
+        self.work_as(
+            Identity(backend="dag", worker_id=one.wid, job_id=one.job.id, restart_count=one.job.restarts)
         )
-        self.worker_id = one.wid
 
 
 class Jobs:

@@ -162,15 +162,16 @@ class World:
         executor = replace(self.script, workers=slots).open(self.config)
         assert isinstance(executor, LocalExecutor)
         keeper = SimKeeper(self.config.heartbeat_secs)
-        executor.keeper = executor.steps.keeper = executor.steps.late._keeper = keeper
-        executor.identity = Identity(
-            backend="pool",
-            worker_id=wid,
-            job_id=copy.job_id,
-            restart_count=copy.restart,
-            spool=f"{self.root}/spool-{wid}",
+        executor.keeper = executor.runs.keeper = executor.steps.keeper = executor.steps.late._keeper = keeper
+        executor.work_as(
+            Identity(
+                backend="pool",
+                worker_id=wid,
+                job_id=copy.job_id,
+                restart_count=copy.restart,
+                spool=f"{self.root}/spool-{wid}",
+            )
         )
-        executor.worker_id = wid
         limit = walltime(self.slurm.job(copy.job_id).request)
         plan = PilotPlan(
             wid=wid,

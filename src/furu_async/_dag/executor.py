@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Sequence
 
 from furu_async._dag.dag import SlurmDag
-from furu_async._dag.holding import RunHolder
 from furu_async._dag.run import DagRun
 from furu_async._dag.tracks import Shared
 from furu_async._executors.ahead import ToDo
 from furu_async._executors.base import Node, Request, RunPort
+from furu_async._executors.held_runs import HeldRuns
+from furu_async._executors.identity import Identity
 from furu_async._executors.validity import validate_stored
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import Policy
@@ -49,7 +50,7 @@ class DagExecutor:
             port=port,
             poller=poller,
             submitter=Submitter(port, rules=rules, look=poller.find, at_once=AT_ONCE),
-            holder=RunHolder(config, keeper),
+            held=HeldRuns(keeper or KeeperClient(config.heartbeat_secs), Identity()),
         )
         self.runs: dict[RunPort, DagRun] = {}
         self._changed = asyncio.Event()
@@ -65,7 +66,7 @@ class DagExecutor:
 
     async def adopt(self, run: RunPort, found: Unfinished) -> bool:
         """Go on with a dead controller's run, or with one that was left to go on by itself."""
-        return await self.shared.holder.adopt(run, found)
+        return await self.shared.held.adopt(run, found)
 
     def planned(self, run: RunPort, policy: Policy, todo: Sequence[ToDo]) -> None:
         """Submit all of it, in the background."""
@@ -111,14 +112,14 @@ class DagExecutor:
         known = self.runs.pop(run, None)
         if known is not None:
             await known.close(detached=run.ending()[0] == "lost")
-        await self.shared.holder.close(run)
+        await self.shared.held.close(run)
 
     async def aclose(self) -> None:
         """End poller and keeper."""
         for run in list(self.runs):
             await self.release(run)
         await self.shared.poller.aclose()
-        await self.shared.holder.aclose()
+        await self.shared.held.aclose()
 
     def _of(self, run: RunPort) -> DagRun:
         known = self.runs.get(run)

@@ -8,8 +8,6 @@ follows the run, in an outcome; so is the reason for an end that was asked for b
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +16,7 @@ from furu_async._dag import orders
 from furu_async._dag.claims import reclaim
 from furu_async._dag.orders import Order, OrderNode, Outcome
 from furu_async._executors.base import Executor, Node, Request
+from furu_async._executors.joined import JoinedRun
 from furu_async._executors.watcher import Watcher
 from furu_async._model.artifact import Furu, class_info
 from furu_async._plan import retry
@@ -40,7 +39,6 @@ from furu_async._store.artifacts import is_marked
 from furu_async._store.layout import ArtifactPaths, RunPaths
 from furu_async._store.look import look
 from furu_async._store.records import encode
-from furu_async._store.runs import Ending
 from furu_async._store.submissions import note_job
 from furu_async.errors import FuruError
 from furu_async.report import Failure, FailureKind
@@ -90,19 +88,13 @@ def assigned(order: Order, job: JobIdentity) -> OrderNode | None:
     return order.nodes[k] if k < len(order.nodes) else None
 
 
-class JobRun:
-    """The run as the job's executor sees it; see `RunPort`."""
-
-    key = ""
-    keep = True
+class JobRun(JoinedRun):
+    """The run as the job's executor sees it: its events wait to be read, and what a person may read is logged."""
 
     def __init__(self, assignment: Assignment, say: Say) -> None:
-        self.run_id: str = assignment.run_id
-        self.root: str = assignment.root
-        self.config: FuruConfig = assignment.config
-        self.token: str = assignment.wid
         with use_config(assignment.config):
-            self.context: contextvars.Context = contextvars.copy_context()
+            super().__init__(assignment.run_id, assignment.wid, assignment.config)
+        self.root = assignment.root
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.error: FuruError | None = None
         self._say = say
@@ -115,22 +107,11 @@ class JobRun:
         """See `RunPort`."""
         self._say(f"attempt {attempt} of {node.name}/{node.hash} begins, generation {node.generation}")
 
-    def opened(self) -> None:
-        """The run belongs to somebody else."""
-
-    def ending(self) -> tuple[Ending, dict[str, int]]:
-        """Not asked for what ends elsewhere."""
-        return "ok", {}
-
     def fail(self, error: FuruError) -> None:
         """See `RunPort`."""
         self.error = error
         failure = Failure(kind="infrastructure", error_type=type(error).__name__, message=str(error))
         self.post(Failed("", failure))
-
-    def jitter(self) -> float:
-        """See `RunPort`."""
-        return random.random()
 
     def note(self, text: str) -> None:
         """See `RunPort`."""

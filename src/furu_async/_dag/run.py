@@ -182,8 +182,8 @@ class DagRun:
 
     async def _begin(self, todo: list[ToDo]) -> None:
         dag = self.shared.dag
-        await self.shared.holder.open(self.run)
-        self.run.opened()
+        if not await self.shared.held.have_open(self.run, self.shared.config.infra_secs):
+            return
         limits = await self.shared.port.limits()
         jobs = min(dag.max_jobs or limits.max_job_count, limits.max_job_count)
         array = min(limits.max_array_size - 1, ARRAY_MOST) if dag.arrays else 1
@@ -245,7 +245,7 @@ class DagRun:
 
     @property
     def _is_continued(self) -> bool:
-        return self.run.run_id in self.shared.holder.continued
+        return self.run.run_id in self.shared.held.continued
 
     async def _cancel_strays(self) -> None:
         """Jobs of tries that were given up, or not heard of, and that are there after all.

@@ -35,12 +35,7 @@ class Telling:
     def _tell(self) -> None:
         self._due = None
         jobs = [track for track in self._core.tracks.values() if _has_job(track)]
-        ledger = getattr(self._core.run, "ledger", None)
-        if ledger is not None:
-            counts: dict[str, int] = {}
-            for track in jobs:
-                counts[_state(track)] = counts.get(_state(track), 0) + 1
-            ledger.workers(counts, sentence(jobs))
+        self._core.run.workers(Counter(_state(track) for track in jobs), sentence(jobs))
         warnings, self._told = warn(jobs, self._told)
         for text in warnings:
             self._note(text)

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from furu_async._dag.claims import Answer
 from furu_async._dag.dag import SlurmDag
-from furu_async._dag.holding import RunHolder
 from furu_async._dag.units import Command
 from furu_async._dag.wiring import Wiring
 from furu_async._executors.base import Node, Request, RunPort
+from furu_async._executors.held_runs import HeldRuns
 from furu_async._plan.events import Policy
 from furu_async._runtime.config import FuruConfig
 from furu_async._slurm.poller import Poller, Watch
@@ -117,7 +117,7 @@ class Shared:
     port: SlurmPort
     poller: Poller
     submitter: Submitter
-    holder: RunHolder
+    held: HeldRuns
 
 
 class Core(Protocol):

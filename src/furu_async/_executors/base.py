@@ -7,9 +7,9 @@ is executed once: the executor keys its work by store and artifact, and tells ev
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from furu_async._model.artifact import ClassInfo, Furu
 from furu_async._model.resources import SlurmSpec
@@ -57,6 +57,8 @@ class RunPort(Protocol):
     Attributes:
         key: of the call that began it; a run that dies with its controller is found by it.
         keep: False: nothing of the run need be left if it ends well.
+        on_cancel: ``detach``: what works for it in Slurm is to go on when it is cancelled, and without a controller.
+        detached: it was left like that: nothing of it is to be ended.
     """
 
     run_id: str
@@ -66,6 +68,10 @@ class RunPort(Protocol):
     config: FuruConfig
     token: str
     context: contextvars.Context
+    on_cancel: Literal["cancel", "detach"]
+
+    @property
+    def detached(self) -> bool: ...
 
     def post(self, event: Event) -> None:
         """Tell the run what happened; never blocks."""
@@ -87,6 +93,9 @@ class RunPort(Protocol):
 
     def note(self, text: str) -> None:
         """Something a person should read that fails nothing."""
+
+    def workers(self, counts: Mapping[str, int], text: str) -> None:
+        """How its workers or jobs are: how many are in which state, and a sentence for people."""
 
 
 @dataclass(slots=True, eq=False)

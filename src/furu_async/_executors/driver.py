@@ -11,18 +11,17 @@ import contextvars
 import random
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import anyio
 
-import furu_async
 from furu_async._executors import continuing, overrides
 from furu_async._executors.ahead import PlansAhead, ahead_of, must_fit, spec_count, todo_of
 from furu_async._executors.base import Executor, Node, Request, collapse
 from furu_async._executors.ledger import Ledger
 from furu_async._executors.planner import Planner
-from furu_async._executors.recording import Recording
+from furu_async._executors.recording import Recording, record_of
 from furu_async._executors.watcher import Watcher
 from furu_async._model.artifact import Furu, class_info
 from furu_async._plan import commands as do
@@ -31,7 +30,6 @@ from furu_async._plan.machine import State, advance
 from furu_async._runtime import clock
 from furu_async._runtime.config import FuruConfig, use_config
 from furu_async._store.layout import RunPaths
-from furu_async._store.records import RunRecord
 from furu_async._store.runs import Ending
 from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError
 from furu_async.report import NodeStatus
@@ -40,7 +38,6 @@ _SLICE = 0.001
 _PART = 500
 STOP_SECS = 20.0
 """How long what is stopped may take; with what follows it stays below the 30 s that are promised."""
-_MOST_TARGETS = 1000
 _LAST_WORDS = 5.0
 """How long the end of the journal may take, in seconds, where the disk does not answer."""
 
@@ -147,6 +144,10 @@ class Driver:
         """Something to be read that fails nothing."""
         self.ledger.note(text)
 
+    def workers(self, counts: Mapping[str, int], text: str) -> None:
+        """How its workers or jobs are."""
+        self.ledger.workers(counts, text)
+
     def begun(self, node: Node, attempt: int, worker: str) -> None:
         """A process is at the node's attempt now."""
         self.ledger.started(node, attempt, worker)
@@ -168,15 +169,8 @@ class Driver:
         self.ledger.open(earlier is not None and earlier.torn)
         if earlier is not None and earlier.recorded:
             return
-        record = RunRecord(
-            run_id=self.run_id,
-            key=self.key,
-            executor=self.executor.kind,
-            targets=[obj.furu_hash for obj in self.targets[:_MOST_TARGETS]],
-            names=sorted({class_info(type(obj)).name for obj in self.targets}),
-            created_at=(earlier.begun_at if earlier is not None else None) or clock.wall(),
-            library=furu_async.__version__,
-        )
+        begun_at = (earlier.begun_at if earlier is not None else None) or clock.wall()
+        record = record_of(self.run_id, self.key, self.executor.kind, self.targets, begun_at)
         self._recording.write(RunPaths(self.root, self.run_id).record, record)
 
     def fail(self, error: FuruError) -> None:

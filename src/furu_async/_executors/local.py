@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from furu_async._executors import overrides
 from furu_async._executors.base import Executor, ExecutorLike, Node, Request, RunPort
 from furu_async._executors.dispatch import Dispatcher
+from furu_async._executors.held_runs import HeldRuns
 from furu_async._executors.identity import Identity
 from furu_async._executors.inplace import InPlace
 from furu_async._executors.jobs import Job, Step, Steps
 from furu_async._executors.provenance import metadata
-from furu_async._executors.publishing import NEEDS_A_PERSON
 from furu_async._executors.resources import Budget, default_workers
 from furu_async._executors.validity import validate_stored
 from furu_async._executors.workers import Workers
@@ -28,21 +28,17 @@ from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import Started, TakenBack
 from furu_async._runner.keeper_client import KeeperClient
 from furu_async._runner.validity import Validation
-from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig
 from furu_async._store.layout import RunPaths
 from furu_async._store.runs import Unfinished, remove_spool
-from furu_async.errors import FuruDefinitionError, FuruError, FuruStoreError
+from furu_async.errors import FuruDefinitionError
 from furu_async.report import Failure, FailureKind
 
 Mode = Literal["process", "thread", "inline"]
 
 GRACE_SECS = 5.0
 """Between SIGTERM and SIGKILL."""
-
-_ADOPT_SECS = 10.0
-"""How long the claim of an unfinished run is waited for; then it is a new run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +84,6 @@ class Local(ExecutorLike):
         return LocalExecutor(self, config)
 
 
-def not_opened(run: RunPort, reply: dict[str, Any]) -> Failure | None:
-    """The store does not let a run be opened: the failure that is waited out, or None where that ends the run."""
-    number, path, text = reply.get("errno", 0), reply.get("path") or run.root, reply.get("text", "")
-    words = f"the store {run.root} cannot be written: {text} ({path})"
-    if number and number not in NEEDS_A_PERSON:
-        return Failure(kind="infrastructure", error_type="OSError", message=words)
-    hint = "check that FURU_PATH names a folder you may write to, with free space"
-    run.fail(FuruStoreError(words, hint, path, text))
-    return None
-
-
 def _whole(name: str, value: int | None, least: int) -> None:
     if value is None and name != "max_inline":
         return
@@ -118,24 +103,25 @@ class LocalExecutor:
 
     def __init__(self, local: Local, config: FuruConfig, identity: Identity | None = None) -> None:
         self.local, self.config = local, config
-        self.identity: Identity = identity or Identity()
         self.budget = Budget(local.cpus, local.gpus, local.mem_gb)
-        self.worker_id: str = self.identity.worker_id
         self.keeper = self._make_keeper()
-        self.keeper.on_broken = self._on_keeper_broken
+        self.runs = HeldRuns(self.keeper, identity or Identity(), self._prepare, self._on_open)
         self.steps = Steps(self.keeper, self._claimed, self._over)
         self.size = local.workers or default_workers()
         self.dispatcher = self._make_workers()
         self.inplace = InPlace(self.steps, self.size, local.max_inline)
         self.jobs: dict[tuple[str, str], Job] = {}
         self._seq = 0
-        self._opened: dict[str, RunPort] = {}
         self._job_over = asyncio.Event()
         self._leaving: set[str] = set()
-        self._waiting: dict[str, list[Job]] = {}
         self._loop = asyncio.get_running_loop()
-        self._keeper_up: asyncio.Task[None] | None = None
-        self._spool = self.identity.spool
+        self.work_as(self.runs.identity)
+
+    def work_as(self, identity: Identity) -> None:
+        """Before anything is started: do it in this name."""
+        self.runs.identity = identity
+        self.worker_id: str = identity.worker_id
+        self._spool = identity.spool
 
     # -- the port --------------------------------------------------------------------------------------------
 
@@ -158,8 +144,7 @@ class LocalExecutor:
             return
         if job is not None:
             job.requests.append(request)
-            if request.run.run_id not in self._opened:
-                self._open(request.run)  # the job is claimed in its name if the others leave before that
+            self._open(request.run, None)  # the job is claimed in its name if the others leave before that
             if job.begun:
                 request.run.begun(request.node, request.attempt, getattr(job.worker, "name", "inline"))
                 request.run.post(Started(request.node.hash, request.ticket))
@@ -167,7 +152,7 @@ class LocalExecutor:
         self._seq += 1
         job = Job(request, self._seq)
         self.jobs[key] = job
-        self._with_run_open(request.run, job)
+        self._open(request.run, job)
 
     def take_back(self, run: RunPort, node: str) -> None:
         """Return the node if it is still queued or merely claimed."""
@@ -196,40 +181,24 @@ class LocalExecutor:
 
     def join(self, run: RunPort) -> None:
         """Have the run open before there is a job for it: its beat begins. Says so by `RunPort.opened`, or ``fail``."""
-        if run.run_id not in self._opened:
-            self._open(run)
+        self._open(run, None)
 
     def hurry(self) -> None:
         """What is being ended gets no more time."""
         self.dispatcher.hurry()
 
     async def adopt(self, run: RunPort, found: Unfinished) -> bool:
-        """Ask the keeper for its claim; one that comes too late is given back, so that others may go on with it."""
-        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        close = ("close_run", run.root, found.run_id, "lost")
-        self._ask_open(run, found.run_id, found.generation, answer.set_result)
-        done: set[Any] = set()
-        try:
-            done, _ = await asyncio.wait([answer], timeout=_ADOPT_SECS)
-        finally:
-            if not done:
-                answer.add_done_callback(lambda _: self.keeper.request(close, lambda _: None))
-        if not done:
-            return False
-        if answer.result()["r"] != "ok":
-            self.keeper.request(
-                close, lambda _: None
-            )  # else one that is started again would be asked once more
-            return False
-        self._has_opened(run, found.run_id)
-        return True
+        """Ask the keeper for its claim."""
+        taken = await self.runs.adopt(run, found)
+        if taken:
+            self._have_spool(run.root, found.run_id)
+        return taken
 
     async def validate(self, run: RunPort, node: Node, files: bool) -> Validation:
         """In a child where the node itself would run in one, else in a thread."""
         if self.mode_of(node) != "process" or run.context.run(overrides.active):
             return await validate_stored(node.obj, run.config, files, files)
-        if not self._spool:
-            self._spool = os.path.join(run.root, "runs", run.run_id, "workers", self.worker_id, "spool")
+        self._have_spool(run.root, run.run_id)
         return await self.dispatcher.checks.ask(run, node, files)
 
     async def release(self, run: RunPort) -> None:
@@ -240,27 +209,23 @@ class LocalExecutor:
         while any(request.run is run for job in self.jobs.values() for request in job.requests):
             self._job_over.clear()
             await self._job_over.wait()
-        if run.run_id in self._opened or run.run_id in self._waiting:
+        if self.runs.is_known(run):
             self._leaving.add(run.run_id)
             self._close_if_idle(run)
 
     def _close_if_idle(self, run: RunPort) -> None:
         """Some of its claims may still be open: what another run wants too goes on under its card."""
-        if run.run_id not in self._leaving or run.run_id not in self._opened:
+        if run.run_id not in self._leaving or not self.runs.is_open(run):
             return
         if not any(job.origin.run is run for job in self.jobs.values()):
             self._leaving.discard(run.run_id)
-            del self._opened[run.run_id]
-            op = ("close_run", run.root, run.run_id, *run.ending(), clock.wall(), run.keep)
-            self.keeper.request(op, lambda _: None)
+            self.runs.close(run)
 
     async def aclose(self) -> None:
         """End children, threads and keeper. On a mount that hangs a folder is left."""
         await self.inplace.aclose()
         await self.dispatcher.aclose()
-        if self._keeper_up is not None:
-            await asyncio.gather(self._keeper_up, return_exceptions=True)
-            await self.keeper.aclose()
+        await self.runs.aclose()
         if self._spool:
             removing = DOOR.files.run(remove_spool, self._spool, deadline=5.0)
             await asyncio.gather(removing, return_exceptions=True)
@@ -275,65 +240,42 @@ class LocalExecutor:
             self.steps, self.budget, self.size, self._spool_folder, self.config.log_level, GRACE_SECS
         )
 
-    def _with_run_open(self, run: RunPort, job: Job) -> None:
-        if run.run_id in self._opened:
-            self._route(job)
-            return
-        self._open(run).append(job)
+    async def _prepare(self) -> None:
+        self.steps.metadata = await DOOR.process.run(metadata, self.config)
 
-    def _open(self, run: RunPort) -> list[Job]:
-        """Have the keeper open a run, once; gives the jobs that wait for it."""
-        waiting = self._waiting.get(run.run_id)
-        if waiting is not None:
-            return waiting
-        waiting = self._waiting[run.run_id] = []
-        self._ask_open(run, run.run_id, 0, lambda reply: self._on_open(run, reply))
-        return waiting
+    def _open(self, run: RunPort, job: Job | None) -> None:
+        """Have a run opened, and go on with a job that waits for it."""
+        self.runs.open(run, lambda failure: self._answered(run, job, failure))
 
-    def _ask_open(
-        self, run: RunPort, run_id: str, after: int, reply: Callable[[dict[str, Any]], None]
-    ) -> None:
-        if self._keeper_up is None:
-            self._keeper_up = self._loop.create_task(self._start_keeper(), name="furu keeper start")
-        self.keeper.request(self.identity.opening(run.root, run_id, run.token, run.key, after), reply)
-
-    async def _start_keeper(self) -> None:
-        try:
-            self.steps.metadata = await DOOR.process.run(metadata, self.config)
-            await self.keeper.start()
-        except Exception as error:
-            self.keeper.fail(str(error))
-
-    def _on_keeper_broken(self, error: FuruError) -> None:
-        for run in list(self._opened.values()):
-            run.fail(error)
-
-    def _on_open(self, run: RunPort, reply: dict[str, Any]) -> None:
-        jobs = self._waiting.pop(run.run_id, [])
-        if reply["r"] != "ok":
-            failure = not_opened(run, reply)
-            for job in jobs:
-                job.step = Step.OVER
-                self.jobs.pop(job.key, None)
-                if failure is None:
-                    job.taken_back()
-                else:
-                    job.failed(failure)
-            self._job_over.set()
-            self._leaving.discard(run.run_id)
-            return
-        self._has_opened(run, run.run_id)
+    def _on_open(self, run: RunPort) -> None:
+        self._have_spool(run.root, run.run_id)
         if run.run_id not in self._leaving:
             run.opened()
-        for job in jobs:
-            if job.step is Step.QUEUED:
-                self._route(job)
-        self._close_if_idle(run)
 
-    def _has_opened(self, run: RunPort, run_id: str) -> None:
-        self._opened[run_id] = run
-        if not self._spool:
-            self._spool = os.path.join(RunPaths(run.root, run_id).worker(self.worker_id).base, "spool")
+    def _answered(self, run: RunPort, job: Job | None, failure: Failure | None) -> None:
+        if job is not None:
+            self._go_on(job, run, failure)
+        if not self.runs.is_open(run):
+            self._leaving.discard(run.run_id)
+        elif self._leaving:
+            self._close_if_idle(run)
+
+    def _go_on(self, job: Job, asked: RunPort, failure: Failure | None) -> None:
+        run = job.origin.run
+        if job.step is not Step.QUEUED:
+            return
+        if self.runs.is_open(run):
+            self._route(job)
+        elif run is not asked:  # the run that it waited for has left it to another
+            self._open(run, job)
+        else:
+            job.step = Step.OVER
+            self.jobs.pop(job.key, None)
+            self._job_over.set()
+            if failure is None:
+                job.taken_back()
+            else:
+                job.failed(failure)
 
     def _route(self, job: Job) -> None:
         mode = self.mode_of(job.origin.node)
@@ -393,6 +335,10 @@ class LocalExecutor:
         self._job_over.set()
         self.inplace.forget(job)
         job.taken_back()
+
+    def _have_spool(self, root: str, run_id: str) -> None:
+        if not self._spool:
+            self._spool = os.path.join(RunPaths(root, run_id).worker(self.worker_id).base, "spool")
 
     def _spool_folder(self) -> str:
         return self._spool

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Any
 
+import furu_async
+from furu_async._model.artifact import Furu, class_info
 from furu_async._runtime.blocking import DOOR
 from furu_async._store import atomic
 from furu_async._store.records import RunRecord, encode
 
 logger = logging.getLogger("furu_async")
+
+
+_MOST_TARGETS = 1000
+
+
+def record_of(
+    run_id: str, key: str, executor: str, targets: Sequence[Furu[Any]], created_at: float
+) -> RunRecord:
+    """What ``run.json`` says of a run: what was asked for, when (wall time) and of what."""
+    return RunRecord(
+        run_id=run_id,
+        key=key,
+        executor=executor,
+        targets=[obj.furu_hash for obj in targets[:_MOST_TARGETS]],
+        names=sorted({class_info(type(obj)).name for obj in targets}),
+        created_at=created_at,
+        library=furu_async.__version__,
+    )
 
 
 class Recording:

@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from furu_async._executors.base import Node, Request, RunPort
+from furu_async._executors.held_runs import HeldRuns
 from furu_async._executors.identity import Identity
 from furu_async._executors.validity import validate_stored
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import TakenBack
 from furu_async._pool.control import Control
 from furu_async._pool.crew import Gone, Row, row_of
-from furu_async._pool.held_runs import HeldRuns
 from furu_async._pool.home import Survey
 from furu_async._pool.orphans import care_for
 from furu_async._pool.pool import SlurmPool
@@ -142,7 +142,7 @@ class PoolExecutor:
 
     async def release(self, run: RunPort) -> None:
         """The run is over here: end what it still has. The home run stays open for as long as there are workers."""
-        if getattr(run, "detached", False):
+        if run.detached:
             self._let_go(run)
             return
         for (_, node), task in list(self.table.items()):
@@ -173,7 +173,7 @@ class PoolExecutor:
             self._preparing.cancel()
             await asyncio.wait([self._preparing])
         if self.control is not None:
-            left = await self.control.aclose(leave=bool(getattr(self._home, "detached", False)))
+            left = await self.control.aclose(leave=self._home is not None and self._home.detached)
             if left:
                 jobs = ", ".join(worker.job_id or worker.sid for worker in left)
                 _log.warning(
@@ -193,7 +193,7 @@ class PoolExecutor:
         except OSError as error:
             _log.warning("what an earlier controller left cannot be seen: %s", error)
             return
-        if there and not getattr(run, "detached", False):
+        if there and not run.detached:
             self._prepare()
 
     # -- for people ------------------------------------------------------------------------------------------
@@ -219,9 +219,7 @@ class PoolExecutor:
         counts = dict(self.control.counts())
         text = sentence(self.workers_view(), self.control.why() if self.table else "")
         for run in list(self.held.opened.values()):
-            ledger = getattr(run, "ledger", None)
-            if ledger is not None:
-                ledger.workers(counts, text)
+            run.workers(counts, text)
 
     # -- the queue -------------------------------------------------------------------------------------------
 
@@ -251,7 +249,7 @@ class PoolExecutor:
         port = self._make_port(home.root)
         self.control = Control(self.pool, self.config, home.root, home.run_id, port, self, self._out)
         self._writer = Writer(self.control, self._out, self._fail)
-        self.control.detached = getattr(home, "on_cancel", "cancel") == "detach"
+        self.control.detached = home.on_cancel == "detach"
         self._preparing = self._loop.create_task(self._begin(self.control), name="furu pool begin")
         self._preparing.add_done_callback(self._on_prepared)
 

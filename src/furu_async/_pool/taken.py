@@ -11,19 +11,19 @@ import msgspec
 
 import furu_async
 from furu_async._executors.base import Node, Request
+from furu_async._executors.joined import JoinedRun
 from furu_async._model.artifact import Furu, class_info, specs_of
 from furu_async._plan.events import Event
 from furu_async._pool.entries import UNREADABLE, Outcome, QueueEntry, Report
 from furu_async._pool.queue import Taken
 from furu_async._runtime.config import FuruConfig
 from furu_async._store.layout import parse_entry_name
-from furu_async._store.runs import Ending
 from furu_async.errors import FuruError
 from furu_async.report import Failure
 
 
-class TaskRun:
-    """The run of one entry, or of the worker itself, as `base.RunPort` has it. Of one run all have the same token.
+class TaskRun(JoinedRun):
+    """The run of one entry, or of the worker itself. Of one run all have the same token.
 
     Args:
         post: told what happens to the entry.
@@ -43,13 +43,7 @@ class TaskRun:
         note: Callable[[str], None],
         opened: Callable[[], None] = lambda: None,
     ) -> None:
-        self.run_id: str = run_id
-        self.key: str = ""
-        self.keep: bool = True
-        self.root: str = str(config.path)
-        self.config = config
-        self.token: str = token
-        self.context: contextvars.Context = context
+        super().__init__(run_id, token, config, context)
         self._post = post
         self._failed = failed
         self._note = note
@@ -70,13 +64,6 @@ class TaskRun:
     def note(self, text: str) -> None:
         """Something that a person should read."""
         self._note(text)
-
-    def begun(self, node: Node, attempt: int, worker: str) -> None:
-        """`Started` says so too."""
-
-    def ending(self) -> tuple[Ending, dict[str, int]]:
-        """Nobody asks: the run is ended by its controller."""
-        return "cancelled", {}
 
     def jitter(self) -> float:
         """The controller spreads what it does."""

@@ -57,13 +57,13 @@ def test_one_note_for_each_reason_and_again_only_when_it_comes_back() -> None:
 async def test_what_one_look_has_changed_is_told_once() -> None:
     said: list[tuple[dict[str, int], str]] = []
     notes: list[str] = []
-    ledger = SimpleNamespace(workers=lambda counts, text: said.append((counts, text)))
+    run = SimpleNamespace(workers=lambda counts, text: said.append((counts, text)))
     over = track(3, "RUNNING", node="n1")
     over.over = True
     gone = track(4, "RUNNING", node="n1")
     gone.ended = Ended("completed")
     tracks = {"a": track(1, "RUNNING", node="n1"), "b": track(2, "PENDING", "PartitionDown")}
-    core = SimpleNamespace(tracks={**tracks, "c": over, "d": gone}, run=SimpleNamespace(ledger=ledger))
+    core = SimpleNamespace(tracks={**tracks, "c": over, "d": gone}, run=run)
     telling = Telling(cast(Any, core), notes.append)
     for _ in range(100):
         telling.soon()

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from furu_async import Furu, FuruConfig, RunEvent, RunReport, Scheduler
-from furu_async._executors import continuing, local
+from furu_async._executors import continuing, held_runs
 from furu_async._model.artifact import class_info
 from furu_async._store import artifacts, fs, runs
 from furu_async._store.keeper import Keeper
@@ -332,7 +332,7 @@ def test_a_claim_that_comes_too_late_is_given_back(
         return real(paths, after, card)
 
     monkeypatch.setattr(runs, "claim_run", slow)
-    monkeypatch.setattr(local, "_ADOPT_SECS", 0.05)
+    monkeypatch.setattr(held_runs, "_ADOPT_SECS", 0.05)
 
     async def main() -> RunReport:
         async with Scheduler(FakeExecutor(default=Returns(after=0.0))) as scheduler:

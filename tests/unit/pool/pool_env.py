@@ -127,8 +127,7 @@ class Home:
         fake = replace(script or FakeExecutor(), workers=plan["slots"])
         executor = fake.open(self.config)
         assert isinstance(executor, LocalExecutor)
-        executor.identity = Identity(backend="pool", worker_id=wid, spool=f"{self.root}/spool-{wid}")
-        executor.worker_id = wid
+        executor.work_as(Identity(backend="pool", worker_id=wid, spool=f"{self.root}/spool-{wid}"))
         lines = log if log is not None else []
         return Pilot(PilotPlan(wid=wid, **plan), self.paths, self.config, executor, lines.append)
 
