@@ -26,6 +26,17 @@ _FULL = (
 )
 _BUSY = (
     "socket timed out",
+    "socket error",
+    # names of functions, with which the library of Slurm begins what it says of its connections
+    "slurm_msg_",
+    "slurm_send_",
+    "slurm_receive_",
+    "slurm_recv_",
+    "slurm_open_",
+    "slurm_init_msg",
+    "slurm_unpack",
+    "connect to",
+    "broken pipe",
     "unable to contact slurm controller",
     "connect failure",
     "connection refused",

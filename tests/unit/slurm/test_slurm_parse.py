@@ -194,6 +194,8 @@ def test_a_limit_on_the_size_of_jobs_is_a_refusal():
         (1, FAILED + "Socket timed out on send/recv operation"),
         (1, FAILED + "Unable to contact slurm controller (connect failure)"),
         (1, FAILED + "Zero Bytes were transmitted or received"),
+        (1, "sbatch: error: slurm_msg_sendto: address:port=127.0.0.1:6817: Unexpected missing socket error"),
+        (1, "sbatch: error: slurm_receive_msg [localhost:6817]: Unspecified error"),
         (1, FAILED + "Communication connection failure"),
         (1, FAILED + "Protocol authentication error"),
         (None, "sbatch: error: Slurm controller not responding, sleeping and retrying"),
