@@ -30,6 +30,26 @@ NEEDS_A_PERSON = frozenset(
 )
 
 
+_OTHER = "or let FURU_PATH name a folder elsewhere"
+_TO_DO = {
+    (errno.ENOSPC,): f"make room there (`df -h`), also for files (`df -i`), {_OTHER}",
+    (errno.EDQUOT,): f"your quota is used up (`quota -s`, `lfs quota`): remove what you can spare, {_OTHER}",
+    (errno.EROFS,): f"it is mounted read-only: have it mounted with write access, {_OTHER}",
+    (errno.EACCES, errno.EPERM): f"see whose it is, and its permissions (`ls -ld`, `namei -l`), {_OTHER}",
+    (errno.ENOTDIR,): f"a file or a broken link is in the place of a folder: move it away, {_OTHER}",
+    (errno.ELOOP,): f"links that lead to each other are in its path: mend them, {_OTHER}",
+    (errno.ENAMETOOLONG,): "let FURU_PATH name a folder with a shorter path",
+}
+
+
+def what_to_do(number: int) -> str:
+    """Advice to a person whose store cannot be written because of this error."""
+    for numbers, advice in _TO_DO.items():
+        if number in numbers:
+            return advice
+    return "check that FURU_PATH names a folder you may write to, with free space"
+
+
 class Patience:
     """With the trouble of one publication, for up to ``infra_secs`` of its run."""
 

@@ -1,0 +1,72 @@
+"""A store that does not let a run be opened: refused at once, or waited out where it may pass."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.sim.sim_artifacts import Item
+
+from furu_async import FuruConfig, RunReport, run_dag
+from furu_async.errors import FuruRunFailed, FuruStoreError
+from furu_async.testing import FakeExecutor, faulty_storage, run_virtual, tmp_root
+
+TO_DO = {
+    errno.ENOSPC: "df -i",
+    errno.EDQUOT: "quota",
+    errno.EROFS: "mounted read-only",
+    errno.EACCES: "permissions",
+    errno.EPERM: "permissions",
+    errno.ENOTDIR: "in the place of a folder",
+}
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path) -> Iterator[FuruConfig]:
+    with tmp_root(tmp_path / "a store", record_git="off", infra_secs=600) as config:
+        yield config
+
+
+async def once() -> RunReport:
+    return await run_dag(Item(number=1), executor=FakeExecutor(), progress=False)
+
+
+@pytest.mark.fault("F17", "F18")
+@pytest.mark.parametrize("number", TO_DO, ids=errno.errorcode.get)
+@pytest.mark.parametrize("operation", ["mkdir", "create", "link"])
+def test_what_a_person_has_to_put_right_is_said_at_once(
+    root: FuruConfig, number: int, operation: str
+) -> None:
+    if operation == "link" and number == errno.EPERM:
+        pytest.skip("some file systems have no links, and say so by this: the card is copied then")
+    broken = faulty_storage(number, path=f"{root.path}*", operation=operation, times=None)
+    with broken, pytest.raises(FuruStoreError) as caught:
+        run_virtual(once(), horizon=60)
+    text = str(caught.value)
+    assert os.strerror(number) in text
+    assert f"the store {root.path} cannot be written" in text
+    assert f"({root.path}" in text, "which file or folder it was"
+    assert TO_DO[number] in text
+    assert "FURU_PATH" in text
+
+
+@pytest.mark.fault("F18", "F19")
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT], ids=errno.errorcode.get)
+@pytest.mark.parametrize("operation", ["mkdir", "create", "link", "write"])
+def test_what_may_pass_is_waited_out(root: FuruConfig, number: int, operation: str) -> None:
+    with faulty_storage(number, path=f"{root.path}/runs*", operation=operation, times=4) as faulty:
+        report = run_virtual(once())
+    assert report.ok
+    assert len(faulty.hits) >= 1
+
+
+@pytest.mark.fault("F18", "F19")
+def test_what_does_not_pass_ends_the_run_with_the_path(root: FuruConfig) -> None:
+    broken = faulty_storage(errno.EIO, path=f"{root.path}*", operation="mkdir", times=None)
+    with broken, pytest.raises((FuruRunFailed, FuruStoreError)) as caught:
+        run_virtual(once(), horizon=3000)
+    assert os.strerror(errno.EIO) in str(caught.value)
+    assert str(root.path) in str(caught.value)
