@@ -31,6 +31,7 @@ class Node:
         takeover: generation whose owner was found lost and may be replaced; 0 for none.
         silent_at: that owner's beat when it was judged; another one since then says that it is back.
         held: generation that a claim met, which a listing of the store may not show for a while; 0 for none.
+        counted: up to this generation, attempts that an earlier controller of the run began are counted.
         started_at, ended_at: wall time, for the report.
     """
 
@@ -44,6 +45,7 @@ class Node:
     held: int = 0
     generation: int = 0
     attempts: int = 0
+    counted: int = 0
     started_at: float | None = None
     ended_at: float | None = None
     worker: str = ""

@@ -73,12 +73,14 @@ class Spent:
         last: the last of them.
         lines: one short line for each, oldest first, bounded.
         newest: the artifact's newest generation was an attempt of the run, too.
+        upto: ends up to this generation were looked at.
     """
 
     counts: dict[FailureKind, int] = field(default_factory=dict)
     last: Failure | None = None
     lines: tuple[str, ...] = ()
     newest: bool = False
+    upto: int = 0
 
 
 NOTHING = Spent()
@@ -164,7 +166,7 @@ def spent(paths: ArtifactPaths, seen: Look, earlier: Earlier) -> Spent:
     """
     counts: dict[FailureKind, int] = {}
     failures: list[Failure] = []
-    newest = False
+    newest, upto = False, seen.generation
     for n in range(seen.generation, max(0, seen.generation - _MOST_GENERATIONS), -1):
         run_id, failure = _attempt(paths, n)
         if run_id != earlier.run_id:
@@ -173,6 +175,7 @@ def spent(paths: ArtifactPaths, seen: Look, earlier: Earlier) -> Spent:
             if failure is None and seen.verdict == "claimed":
                 failure = _left_open(seen.claim)
                 if failure is None:
+                    upto = n - 1
                     continue
             newest = True
         if failure is None or failure.kind == "cancelled":
@@ -182,7 +185,7 @@ def spent(paths: ArtifactPaths, seen: Look, earlier: Earlier) -> Spent:
         counts[failure.kind] = counts.get(failure.kind, 0) + 1
         failures.append(failure)
     lines = tuple(failure.line() for failure in reversed(failures[:_MOST_LINES]))
-    return Spent(counts, failures[0] if failures else None, lines, newest)
+    return Spent(counts, failures[0] if failures else None, lines, newest, upto)
 
 
 def _attempt(paths: ArtifactPaths, n: int) -> tuple[str, Failure | None]:

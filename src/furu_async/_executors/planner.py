@@ -264,6 +264,7 @@ class Planner:
             self.fail(error)  # a mistake in the definition concerns the whole run
             return
         before = answer.spent
+        node.counted = before.upto
         if before.counts and not node.attempts:
             node.attempts = sum(before.counts.values())
             node.history = before.lines

@@ -13,7 +13,7 @@ from furu_async._pool.queue import Place
 from furu_async._runtime.config import FuruConfig
 from furu_async._store import atomic
 from furu_async._store.layout import QueuePaths, RunPaths, parse_entry_name
-from furu_async._store.records import encode
+from furu_async._store.records import Damaged, encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,18 @@ def prepare(paths: QueuePaths, settings: PoolSettings, objects: ObjectsLog) -> S
     for name in queue.done(paths):
         survey.add(name)
     for name in queue.failed(paths):
-        # Its attempt's end is in the store, and was counted from there.
-        survey.add(name, keep=False)
-        atomic.try_unlink(f"{paths.failed}/{name}")
+        # The end of an attempt may be newer than what was counted from the store; of others nothing need be known.
+        attempt = _is_attempt(paths, name)
+        survey.add(name, keep=attempt)
+        if not attempt:
+            atomic.try_unlink(f"{paths.failed}/{name}")
     survey.sids = sorted(queue.names(run.submissions))
     return survey
+
+
+def _is_attempt(paths: QueuePaths, name: str) -> bool:
+    try:
+        report = queue.load_report(paths, name)
+    except Damaged:
+        return False
+    return report is not None and report.outcome == "failed" and report.generation > 0

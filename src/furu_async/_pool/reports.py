@@ -208,6 +208,11 @@ class Judge:
 
     def _report(self, task: Task, report: Report) -> None:
         worker = report.worker_id
+        if report.outcome == "failed" and 0 < report.generation <= task.origin.node.counted:
+            # An earlier controller's attempt, which was counted from its end in the store.
+            self._over(task)
+            task.taken_back()
+            return
         if report.begun:
             task.began(worker)
         if report.outcome == "elsewhere":

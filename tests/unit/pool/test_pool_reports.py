@@ -15,8 +15,9 @@ from pool_env import HOME, Home
 from furu_async._executors.base import Node, Request
 from furu_async._model.artifact import class_info
 from furu_async._plan.events import Event, Failed, Started, Succeeded
-from furu_async._pool import queue, reports
+from furu_async._pool import home, queue, reports
 from furu_async._pool.entries import UNREADABLE, Report
+from furu_async._pool.objects_log import ObjectsLog
 from furu_async._pool.wanted import Stage, Task
 from furu_async._runtime.config import FuruConfig
 from furu_async._store import artifacts, fs
@@ -130,6 +131,36 @@ def test_a_result_of_another_run_was_found_not_created(desk: Desk) -> None:
     desk.done(task.file)
     desk.round()
     assert run.events[-1] == Succeeded(task.hash, False, 5)
+
+
+@pytest.mark.fault("F07")
+def test_an_attempt_that_was_counted_from_the_store_is_not_counted_twice(desk: Desk) -> None:
+    """An earlier controller's entry: its attempt had ended before the node was looked at, or after that."""
+    failure = Failure(kind="compute", message="fails")
+    for n, generation, event in ((1, 2, "TakenBack"), (2, 3, "Failed")):
+        task, run = desk.task(n)
+        task.origin.node.counted = 2
+        desk.report(task, "failed", failure=failure, generation=generation, begun=True)
+        desk.round()
+        assert kinds(run)[-1] == event
+        assert ("Started" in kinds(run)) == (event == "Failed")
+
+
+@pytest.mark.fault("F07")
+def test_what_was_reported_to_a_dead_controller_is_left_for_the_next(desk: Desk) -> None:
+    """The end of an attempt may be newer than what was counted; what is no attempt is begun afresh."""
+    failure = Failure(kind="compute", message="fails")
+    attempt, _ = desk.task(1)
+    refused, _ = desk.task(2)
+    desk.report(attempt, "failed", failure=failure, generation=3)
+    desk.report(refused, "failed", failure=Failure(kind="protocol", message="not mine"))
+    damaged = "e" * 32 + ".4"
+    Path(desk.home.paths.failed, damaged).write_text("{")
+    config = desk.home.config
+    survey = home.prepare(desk.home.paths, home.settings_of(config), ObjectsLog(desk.home.paths.objects))
+    assert survey.entries == {attempt.hash: home.LeftEntry(attempt.number)}
+    assert survey.numbers == {attempt.hash: attempt.number, refused.hash: refused.number, "e" * 32: 4}
+    assert queue.failed(desk.home.paths) == [attempt.file]
 
 
 @pytest.mark.fault("F54")
