@@ -341,8 +341,7 @@ class Cluster:
     def _check_end(self) -> None:
         self.watch.check_store(self.items)
         for obj in self.items:
-            # Of what nobody had synced, a marker may be left alone: that is enough to load it.
-            if not self.watch.tails_lost and look(path_of(self.root, obj)).verdict != "published":
+            if look(path_of(self.root, obj)).verdict != "published":
                 self.watch.break_("lost", f"{obj!r} is not published in the end")
                 continue
             try:

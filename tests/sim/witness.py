@@ -99,6 +99,7 @@ class Watch:
         self.lost: dict[tuple[str, int], Lost] = {}
         self.ends: dict[tuple[str, int], tuple[str, str]] = {}
         self.places: dict[tuple[str, int], str] = {}
+        self.gone: dict[tuple[str, int], tuple[str, str]] = {}
         self.published: dict[str, str] = {}
         self.beats: dict[str, float] = {}
         self.owners: dict[tuple[str, str, int, int], Process] = {}
@@ -174,6 +175,9 @@ class Watch:
         self.places[key] = path
         kind = end.failure.kind if end.failure is not None else ""
         self.say("end", key[0][:6], key[1], end.status, kind)
+        if self.gone.pop(key, None) == (end.token, end.status) and end.status == "success":
+            self._put_back(key, path, end)
+            return
         claim = self._claim(f"{base}/.furu/claims/{rest}")
         if end.status == "failure":
             if claim is None or claim.token != end.token:
@@ -189,6 +193,11 @@ class Watch:
         problems = missing_files(f"{base}/attempts/{rest}", end.manifest)
         if problems:
             self.break_("torn", f"{path} was published: {problems}")
+
+    def _put_back(self, key: tuple[str, int], path: str, end: End) -> None:
+        """A success that a crash had taken was written again, from its marker; whoever had made it anew is fenced."""
+        if not missing_files(path.replace("/.furu/ends/", "/attempts/"), end.manifest):
+            self.published[key[0]] = path
 
     def _claim(self, path: str) -> Claim | None:
         try:
@@ -250,7 +259,8 @@ class Watch:
                 if self.durable and digest in self.told:
                     self.break_("lost", f"{path} was published, a host crashed, and {missing[0]}")
                 del self.published[digest]
-        self.ends = {key: said for key, said in self.ends.items() if self._is_there(key)}
+        gone = [key for key in self.ends if not self._is_there(key)]
+        self.gone.update((key, self.ends.pop(key)) for key in gone)
 
     def _is_there(self, key: tuple[str, int]) -> bool:
         try:

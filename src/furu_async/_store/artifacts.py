@@ -96,10 +96,30 @@ def claim(paths: ArtifactPaths, generation: int, card: Card) -> ClaimReply:
         return ClaimReply("claimed", generation)
     if atomic.exists(paths.end(generation)):
         return _refused(look_at(paths, generation))
+    used = _used_before(paths, generation, card)
+    if used is not None:
+        return _refused(used)
     clear_folder(paths, generation)
     if generation > 1:
         carry_checkpoint(paths, generation)
     return ClaimReply("claimed", generation)
+
+
+def _used_before(paths: ArtifactPaths, n: int, card: Card) -> Look | None:
+    """After a power loss that took claims and ends, what is left of a generation may tell that it has been used.
+
+    Gives what is to be said instead of ``claimed``; None if nothing is in the way.
+    """
+    if atomic.exists(paths.invalid(n)):
+        # A result made now would count as set aside too.
+        why = f"the end of generation {n}, which was set aside, has been lost; the next one is used"
+        failure = Failure(kind="lost", message=why)
+        end = End(generation=n, token=card.token, status="failure", hash=paths.hash, failure=failure)
+        finish(paths, n, end)
+    elif not atomic.exists(paths.marker):
+        return None
+    seen = look_at(paths, n)
+    return None if seen.verdict == "claimed" else seen
 
 
 def _refused(seen: Look) -> ClaimReply:
@@ -279,15 +299,26 @@ def invalidate(
 
 
 def _end_or_marker(paths: ArtifactPaths, n: int) -> End | None:
+    """The end of a generation, or its marker where that alone tells of a success; then there is an end afterwards."""
+    end, lost = None, False
     try:
-        return marker.read_end(paths, paths.end(n), n)
-    except (Damaged, FileNotFoundError):
-        pass
-    try:
-        end = marker.read_marker(paths)
+        end = marker.read_end(paths, paths.end(n), n)
     except Damaged:
-        return None
-    return end if end is not None and end.generation == n else None
+        pass
+    except FileNotFoundError:
+        lost = True
+    if end is not None and end.status == "success":
+        return end
+    try:
+        marked = marker.read_marker(paths)
+        if marked is None or marked.generation != n:
+            return end
+        if lost:
+            # Without an end no generation could follow.
+            marker.restore_end(paths, n)
+    except Damaged:
+        return end
+    return marked
 
 
 def read_success(paths: ArtifactPaths) -> tuple[int, End] | None:

@@ -4,6 +4,9 @@ Damage concerns the artifact it is in, never the plan of others. A copy of the d
 says what was found, and what can be is written again. A claim that cannot be read counts as held by an unknown owner
 (its generation is taken, that is all that is certain); an end that cannot be read ends its generation without a
 result, unless the marker is an intact copy of it. What a newer version wrote is left alone, and so is its artifact.
+
+A power loss may take claims and ends that nobody had synced, and leave the marker. Then the marker is the truth, for
+planners, claimants and readers alike: its end is written again, and generations go on after it.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ class Look:
 
 
 def look(paths: ArtifactPaths) -> Look:
-    """The truth from claims, ends and invalidations; puts the marker right. A cold artifact costs one system call.
+    """The truth from claims, ends, invalidations and marker; puts right what is missing. Two calls if there is nothing.
 
     Raises:
         OSError: the file system does not answer; says nothing about the artifact.
@@ -62,7 +65,7 @@ def look(paths: ArtifactPaths) -> Look:
     try:
         # Claims before ends: an end that comes in between is then seen, never the other way round.
         claims = _newest(paths.claims, notes)
-        if claims < 0:
+        if claims < 0 and not atomic.exists(paths.base):
             return Look("free", 0, notes=notes)
         ends = _newest(paths.ends, notes)
     except OSError as error:
@@ -74,13 +77,15 @@ def look(paths: ArtifactPaths) -> Look:
             0,
             notes=[*notes, f"{where}: it, or what is above it, should be a folder ({error.strerror})"],
         )
-    newest = max(claims, ends)
-    if newest == 0:
-        return Look("free", 0, notes=notes)
-    if ends == newest:
+    newest = max(claims, ends, 0)
+    if newest and ends == newest:
         return _look_ended(paths, newest, notes)
     found = _marked_success(paths, newest, notes)
-    return found or Look("claimed", newest, _read_claim(paths, newest, notes), notes=notes)
+    if found is not None:
+        return found
+    if newest == 0:
+        return Look("free", 0, notes=notes)
+    return Look("claimed", newest, _read_claim(paths, newest, notes), notes=notes)
 
 
 def look_at(paths: ArtifactPaths, n: int) -> Look:
@@ -126,8 +131,10 @@ def _look_ended(paths: ArtifactPaths, n: int, notes: list[str]) -> Look:
             return Look("damaged", n, notes=[*notes, str(error)])
         end = _rebuild_end(paths, n, error, notes)
     if end is not None and end.status == "success" and not atomic.exists(paths.invalid(n)):
-        _heal_marker(paths, n)
-        return Look("published", n, end=end, notes=notes)
+        later = _heal_marker(paths, n, end)
+        if later is None:
+            return Look("published", n, end=end, notes=notes)
+        return _published_by_marker(paths, later, notes)
     found = _marked_success(paths, n, notes)
     return found or Look("free", n, end=end, notes=notes)
 
@@ -151,24 +158,43 @@ def _rebuild_end(paths: ArtifactPaths, n: int, error: Damaged, notes: list[str])
     return marked
 
 
-def _heal_marker(paths: ArtifactPaths, n: int) -> None:
-    """Make sure that the marker is the one of published generation n; a store that is read-only keeps what it has."""
+def _heal_marker(paths: ArtifactPaths, n: int, end: End) -> End | None:
+    """Make sure that the marker is the one of published generation n; a store that is read-only keeps what it has.
+
+    Gives the end of a later generation if the marker is of one and valid: claims and ends since were lost.
+    """
     try:
         try:
             marked = marker.read_marker(paths)
         except Damaged:
             marked = None
-        if marked is None or marked.generation != n:
+        if marked is not None and marked.generation > n:
+            if not atomic.exists(paths.invalid(marked.generation)):
+                return marked
+            marker.remove(paths, marked.generation)
+            marked = None
+        if marked != end:
             marker.put(paths, n, paths.end(n))
     except OSError:
         pass
+    return None
+
+
+def _published_by_marker(paths: ArtifactPaths, marked: End, notes: list[str]) -> Look:
+    n = marked.generation
+    try:
+        if marker.restore_end(paths, n):
+            notes.append(f"{paths.end(n)} was lost. Written again from {paths.marker}")
+    except (OSError, Damaged) as error:
+        notes.append(f"{paths.end(n)} is lost and could not be written again: {error}")
+    return Look("published", n, end=marked, notes=notes)
 
 
 def _marked_success(paths: ArtifactPaths, newest: int, notes: list[str]) -> Look | None:
     """Where the newest generation is no result, a marker is left over: take it away, unless it can still be trusted.
 
-    By the protocol no generation follows a success that was not invalidated. Should one be there all the same (files
-    copied by hand), the success is not demoted.
+    By the protocol no generation follows a success that was not invalidated, and none ends without one that had it.
+    Should that be so all the same (files copied by hand, a power loss), the success is not demoted.
     """
     path = paths.marker
     if not atomic.exists(path):
@@ -188,7 +214,9 @@ def _marked_success(paths: ArtifactPaths, newest: int, notes: list[str]) -> Look
     if atomic.exists(paths.invalid(n)):
         drop_marker(paths, n, notes)
         return None
-    return Look("published", n, end=marked, notes=notes)
+    if n < newest:
+        return Look("published", n, end=marked, notes=notes)
+    return _published_by_marker(paths, marked, notes)
 
 
 def drop_marker(paths: ArtifactPaths, n: int, notes: list[str]) -> None:

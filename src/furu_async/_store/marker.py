@@ -1,8 +1,8 @@
 """The marker `SUCCESS.json`: a further link to the winning end, so that *done* costs one stat.
 
 The truth is in claims, ends and invalidations, none of which is ever changed or removed once it is there. The marker
-can be made from them at any time, so losing it costs one look, and the rules below only see to it that a wrong one
-cannot stay:
+can be made from them at any time, so losing it costs one look; and where a power loss took the end and left the marker,
+the end is made from that (`restore_end`). The rules below see to it that a wrong one cannot stay:
 
 - It is *made* by link alone, so it never takes another's place. An owner that slept between linking its end and
   making its marker finds a later generation's marker there (EEXIST) and leaves it.
@@ -48,7 +48,11 @@ def read_end(paths: ArtifactPaths, path: str, generation: int = 0) -> End:
         FileNotFoundError: there is none.
         Damaged: it is unreadable or another's.
     """
-    end = decode(End, atomic.read_bytes(path), path)
+    return _checked(paths, path, atomic.read_bytes(path), generation)
+
+
+def _checked(paths: ArtifactPaths, path: str, data: bytes, generation: int) -> End:
+    end = decode(End, data, path)
     if end.hash and end.hash != paths.hash:
         raise Damaged(path, f"it belongs to another artifact ({end.hash})")
     if end.generation < 1 or (generation and end.generation != generation):
@@ -96,9 +100,28 @@ def put(paths: ArtifactPaths, generation: int, source: str) -> None:
 def _tells(paths: ArtifactPaths, source: str, there: End) -> bool:
     """Whether a marker says the same as the end in ``source``, of which it is a copy."""
     try:
-        return read_end(paths, source, there.generation).token == there.token
+        return read_end(paths, source, there.generation) == there
     except Damaged:
         return True
+
+
+def restore_end(paths: ArtifactPaths, generation: int) -> bool:
+    """Write the end of the marker's generation again if it is not there; True if it was this call that did.
+
+    Raises:
+        OSError: it cannot be written, or it is not known whether it was.
+        Damaged: the marker is not of this generation, or no longer.
+    """
+    target = paths.end(generation)
+    if atomic.exists(target):
+        return False
+    try:
+        data = atomic.read_bytes(paths.marker)
+    except FileNotFoundError:
+        raise Damaged(paths.marker, "it is gone") from None
+    # A copy of what was read and checked: by the time of a link the name may be another generation's.
+    _checked(paths, paths.marker, data, generation)
+    return atomic.write_new_linked(target, data)
 
 
 def remove(paths: ArtifactPaths, generation: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_env import SCALE, Crash, owner_card, recover, success, value, write_result
+from store_env import SCALE, Crash, create, fail, owner_card, recover, success, value, write_result
 from test_store_faults import SCENES, Scene, Step
 
 from furu_async._store import artifacts, fs
@@ -45,9 +45,24 @@ def _whole(scene: Scene) -> None:
     assert artifacts.publish(scene.paths, 1, end, True).r == "published"
 
 
+def _plain(scene: Scene) -> None:
+    """Claim and publish, and nothing is synced."""
+    create(scene.paths, scene.card, "new")
+
+
+def _generations(scene: Scene) -> None:
+    """A failure, a result that is set aside, and another one; nothing is synced."""
+    fail(scene.paths, scene.card)
+    create(scene.paths, scene.card, "older")
+    artifacts.invalidate(scene.paths, 2, "again")
+    create(scene.paths, scene.other, "new")
+
+
 STEPS: dict[str, tuple[Step, Step]] = {
     **SCENES,
     "publish with power from the claim on": (lambda scene: None, _whole),
+    "publish from the claim on": (lambda scene: None, _plain),
+    "generations from the first claim on": (lambda scene: None, _generations),
     "invalidate and publish again": (SCENES["invalidate"][0], _again),
 }
 
@@ -56,6 +71,8 @@ def good_values(name: str, old: str | None) -> set[str | None]:
     """What a reader may find after the power came back."""
     if name == "invalidate and publish again":
         return {"old", None, "new"}
+    if name == "generations from the first claim on":
+        return {None, "older", "new"}
     if name.startswith("publish"):
         return {None, "new"}
     if name == "invalidate":
@@ -110,11 +127,16 @@ def crash(name: str, root: Path, k: int, faults: StorageFaults, seed: int, count
         if found not in good_values(name, scene.old):
             counts.harm("lost" if found is None else "torn")
             raise AssertionError(f"{found!r} is there, crashed before call {k} with seed {seed}")
+        assert (seen.verdict == "published") is (found is not None), (seen, found, k, seed)
         if name.startswith("publish with power") and not died():
             assert found == "new", "what was announced is there"
-        recover(scene.paths, owner_card(scene.root, "next"))
+        n = recover(scene.paths, owner_card(scene.root, "next"))
         assert value(scene.paths) in ({found} if found is not None else {"recovered"})
         assert artifacts.is_marked(scene.paths)
+        assert artifacts.invalidate(scene.paths, n, "again")
+        assert value(scene.paths) is None
+        assert recover(scene.paths, owner_card(scene.root, "last"), "last") > n
+        assert value(scene.paths) == "last"
     return died()
 
 

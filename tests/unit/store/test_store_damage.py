@@ -223,7 +223,6 @@ def test_a_file_where_a_folder_should_be_concerns_this_artifact_only(
     root: str, paths: ArtifactPaths, part: str
 ) -> None:
     fail(paths, owner_card(root, "a"))
-    import shutil
 
     path = getattr(paths, part)
     shutil.rmtree(path)
@@ -235,7 +234,6 @@ def test_a_file_where_a_folder_should_be_concerns_this_artifact_only(
 
 
 def test_a_store_restored_without_claims_is_not_computed_again(root: str, paths: ArtifactPaths) -> None:
-    import shutil
 
     create(paths, owner_card(root, "a"), "x")
     shutil.rmtree(paths.claims)
@@ -420,15 +418,3 @@ def test_records_round_trip() -> None:
         history=["x"],
     )
     assert decode(End, encode(end), "x") == end
-
-
-@pytest.mark.fault("F13", "F30")
-def test_a_marker_whose_claims_and_ends_were_lost_gives_way_to_the_result_that_was_made_again(
-    root: str, paths: ArtifactPaths
-) -> None:
-    create(paths, owner_card(root, "a"), "old")
-    shutil.rmtree(paths.furu)
-    assert value(paths) == "old", "what is left of it is whole, and is used"
-    create(paths, owner_card(root, "b"), "made again")
-    assert value(paths) == "made again"
-    assert os.path.samefile(paths.marker, paths.end(1))

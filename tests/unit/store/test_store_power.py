@@ -170,6 +170,7 @@ def test_after_a_power_loss_a_result_is_whole_or_not_there(power: bool, tmp_path
             seen = artifacts.look(paths)
             assert seen.verdict in ("free", "claimed", "published"), seen
             found = artifacts.read_success(paths)
+            assert (found and found[0]) == (seen.generation if seen.verdict == "published" else None)
             if found is not None and power:
                 assert artifacts.verify_manifest(paths, *found, checksums=True) == []
             last = found

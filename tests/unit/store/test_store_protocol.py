@@ -27,7 +27,7 @@ from furu_async._store.records import End
 pytestmark = pytest.mark.usefixtures("both_ways")
 
 
-def test_a_cold_artifact_is_free_and_costs_one_call(paths: ArtifactPaths) -> None:
+def test_a_cold_artifact_is_free_and_costs_two_calls(paths: ArtifactPaths) -> None:
     calls: list[str] = []
 
     def wrap(name: str, operation: object) -> object:
@@ -43,7 +43,7 @@ def test_a_cold_artifact_is_free_and_costs_one_call(paths: ArtifactPaths) -> Non
     finally:
         fs.restore()
     assert (seen.verdict, seen.generation, seen.next_generation) == ("free", 0, 1)
-    assert calls == ["listdir"]
+    assert calls == ["listdir", "lstat"]
 
 
 def test_a_result_is_published_in_one_step(root: str, paths: ArtifactPaths) -> None:
