@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from furu_async._dag.orders import OrderNode, outcome_path, read_outcome, restarts_of, sid_of, wid_of_claim
+from furu_async._dag.orders import (
+    OrderNode,
+    is_given_up,
+    outcome_path,
+    read_outcome,
+    restarts_of,
+    sid_of,
+    wid_of_claim,
+)
 from furu_async._executors.base import Node
 from furu_async._executors.planner import describe_claim
 from furu_async._runtime import clock
@@ -22,7 +30,6 @@ from furu_async._store.liveness import known_dead
 from furu_async._store.look import Look, look
 from furu_async._store.records import Claim, Damaged, End
 from furu_async._store.submissions import note_job, read_note
-from furu_async._store.submissions import read as read_submission
 from furu_async.report import Failure
 
 _TRIES = 8
@@ -118,13 +125,13 @@ def _taken(root: str, run_id: str, paths: ArtifactPaths, seen: Look, one: Wanted
         return Answer(what="foreign", generation=n, text=describe_claim(None))
     wid = wid_of_claim(claim)
     if wid and claim.run_id == run_id:
-        closed = sid_of(wid) in one.done_with or _is_closed(root, run_id, sid_of(wid))
+        closed = sid_of(wid) in one.done_with or _is_given_up(root, run_id, wid)
         return None if closed else Answer(what="adopt", generation=n, wid=wid, claim=claim)
     if known_dead(claim.owner) is True:
         return None
     if one.takeover == n and read_beat(root, claim.beat) == one.silent_at:
         return None
-    if wid and _is_closed(root, claim.run_id, sid_of(wid)):
+    if wid and _is_given_up(root, claim.run_id, wid):
         return None
     note = read_note(f"{paths.jobs}/{n}")
     return Answer(
@@ -137,9 +144,9 @@ def _taken(root: str, run_id: str, paths: ArtifactPaths, seen: Look, one: Wanted
     )
 
 
-def _is_closed(root: str, run_id: str, sid: str) -> bool:
-    """Nobody wants its jobs any more."""
-    return read_submission(RunPaths(root, run_id).submission(sid)).closed is not None
+def _is_given_up(root: str, run_id: str, wid: str) -> bool:
+    """Nobody wants its job any more."""
+    return is_given_up(RunPaths(root, run_id).submission(sid_of(wid)), wid)
 
 
 def _card(root: str, run_id: str, wid: str) -> PlainCard:

@@ -178,8 +178,10 @@ class Following:
                 await asyncio.sleep(0)
             if sight.error:
                 continue
-            if sight.generation:
+            if sight.generation > track.node.supersede:  # which is set aside when its job is claimed
                 self._succeeded(track, sight)
+                continue
+            if not track.uid:  # what an earlier job of it left says nothing about the next one
                 continue
             if sight.beating or (track.alive is not None and track.alive.phase == "running"):
                 self._begun(track)

@@ -4,6 +4,7 @@
                   objects.jsonl                     the artifacts, see `_pool.objects_log`
                   submissions/<sid>/order           what a job, or each task of an array, has to compute
                                     outcome-<wid>   how that ended, as the job sees it, where it ended without a result
+                                    cancel-<wid>    of an array: this job of it is to be cancelled, while others go on
                   workers/<wid>/...                 a job's beat, card and spools while it runs
 
 ``wid`` is ``<sid>-<k>`` for the first start of a node's job, and has ``-r<n>`` at its end for the n-th restart of it by
@@ -19,9 +20,11 @@ from typing import Any
 import msgspec
 
 from furu_async._plan.events import NodeRules, Policy
-from furu_async._store import atomic
+from furu_async._runtime import clock
+from furu_async._store import atomic, submissions
 from furu_async._store.layout import RunPaths, SubmissionPaths, check_id
 from furu_async._store.records import Claim, Damaged, Record, decode, encode
+from furu_async._store.submissions import Closed
 from furu_async.report import Failure, FailureKind
 
 _WID = re.compile(r"(?P<sid>[0-9a-f]{16})-(?P<k>[0-9]{1,9})(-r(?P<restart>[0-9]{1,9}))?\Z")
@@ -115,6 +118,11 @@ def outcome_path(paths: SubmissionPaths, wid: str) -> str:
     return f"{paths.base}/outcome-{check_id(wid, 'worker id')}"
 
 
+def cancel_path(paths: SubmissionPaths, wid: str) -> str:
+    """Of the intent to cancel one node's job, by the name of its first start."""
+    return f"{paths.base}/cancel-{check_id(wid, 'worker id')}"
+
+
 def wid_of(sid: str, k: int, restarts: int = 0) -> str:
     """Name of the k-th node's job of a submission, and token of its claim."""
     return f"{sid}-{k}" + (f"-r{restarts}" if restarts else "")
@@ -135,6 +143,30 @@ def restarts_of(wid: str) -> int:
 def wid_of_claim(claim: Claim) -> str:
     """Which job a claim was made for, or by; empty if it is none of a DAG's."""
     return claim.token if claim.backend == "dag" and sid_of(claim.token) else ""
+
+
+def first_wid(wid: str) -> str:
+    """Name of the first start of the same job."""
+    return wid.partition("-r")[0]
+
+
+def give_up(paths: SubmissionPaths, wid: str, why: str) -> None:
+    """Say that one job of an array is about to be cancelled, before it is.
+
+    Raises:
+        OSError: it is not known whether that was written.
+    """
+    record = Closed(intent="cancel", why=why, at=clock.wall())
+    atomic.write_new_linked(cancel_path(paths, first_wid(wid)), encode(record), sync=True)
+
+
+def is_given_up(paths: SubmissionPaths, wid: str) -> bool:
+    """Whether nobody wants this job any more: it, or its whole submission.
+
+    Raises:
+        OSError: it cannot be told now.
+    """
+    return atomic.exists(cancel_path(paths, first_wid(wid))) or submissions.read(paths).closed is not None
 
 
 def write_order(paths: SubmissionPaths, order: Order) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import furu_async
 from furu_async._dag import orders
 from furu_async._dag.dag import ARRAY_MOST
+from furu_async._dag.ending import Closing, may_have_strays
 from furu_async._dag.following import Following
 from furu_async._dag.foreign import resolve
+from furu_async._dag.leftovers import cancel_unwanted
 from furu_async._dag.orders import JobSettings
 from furu_async._dag.submitting import Submitting, log_dir
 from furu_async._dag.tracks import Shared, Sub, Track
@@ -26,18 +28,12 @@ from furu_async._plan.events import Policy
 from furu_async._runner.launch import search_path
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig
-from furu_async._slurm.names import belongs_to
-from furu_async._slurm.port import Rows
-from furu_async._slurm.states import Alive, Ended
 from furu_async._store import atomic
 from furu_async._store.layout import RunPaths
 from furu_async._store.records import encode
 from furu_async.errors import FuruError, FuruExecutorError, FuruInternalError
 
 _STORE_SECS = 60.0
-_END_SECS = 18.0
-_SETTLE_SECS = 6.0
-_STRAY_SECS = 3.0
 
 
 class DagRun:
@@ -197,6 +193,8 @@ class DagRun:
             if number % 100 == 99:
                 await asyncio.sleep(0)
         self.spawn(self._following.run(), "furu dag follower")
+        if self._is_continued:
+            self.spawn(cancel_unwanted(self), "furu dag leftovers")
         self._ready = True
         for one in todo:
             if one.elsewhere:
@@ -226,15 +224,16 @@ class DagRun:
         atomic.replace(orders.settings_path(self.paths), encode(record))
 
     async def close(self, detached: bool) -> None:
-        """The run is over: nothing of it is left in Slurm, unless it was detached. Bounded in time."""
+        """The run is over: nothing of it is left in Slurm, unless it was detached. Bounded in time: see `ending`."""
         self.stopping = True
+        closing = Closing(self, self._submitting.cancelling, self._is_continued)
         if not detached:
-            await self._end_all()
+            await closing.cancel_all()
         self._following.close()
-        strays = not detached and any(_may_have_strays(sub) for sub in self.subs.values())
-        await self.shared.submitter.settle(_SETTLE_SECS)
-        if strays or (not detached and self._is_continued):
-            await asyncio.wait([self.spawn(self._cancel_strays(), "furu dag strays")], timeout=_STRAY_SECS)
+        strays = any(may_have_strays(sub) for sub in self.subs.values())
+        await closing.settle(not detached and (strays or self._is_continued))
+        if not detached:
+            await closing.see_off()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -242,57 +241,9 @@ class DagRun:
         for sub in self.subs.values():
             for watch in sub.watches.values():
                 watch.close()
+        if not detached:
+            closing.tell()
 
     @property
     def _is_continued(self) -> bool:
         return self.run.run_id in self.shared.held.continued
-
-    async def _cancel_strays(self) -> None:
-        """Jobs of tries that were given up, or not heard of, and that are there after all.
-
-        They end themselves when they start, but one that is held would stay for ever. Of what runs in a continued run
-        it is not known whether an earlier controller has given it up: it may be about to end well.
-        """
-        placed = {sub.name for sub in self.subs.values() if sub.job_id and len(sub.dropped) < sub.size}
-        answer = await self.shared.poller.snapshot()
-        rows = answer.rows if isinstance(answer, Rows) else ()
-        ids = []
-        for row in rows:
-            if row.name in placed or not belongs_to(row.name, self.run.run_id):
-                continue
-            verdict = row.verdict()
-            if isinstance(verdict, Alive):
-                runs = verdict.phase in ("running", "ending", "suspended")
-                ids += [] if runs and self._is_continued else [row.id]
-        if ids:
-            await self.shared.port.cancel(ids)
-
-    async def _end_all(self) -> None:
-        for digest, track in list(self.tracks.items()):
-            if not track.over and digest in self.wiring.items:
-                self.do(self.wiring.forget(digest))
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _END_SECS
-        while loop.time() < until:
-            # A person's patience, not the poller's: what was cancelled is asked about until it is gone.
-            waiting = [task for task in self._tasks if task.get_name() == "furu dag cancel"]
-            living = [
-                watch
-                for sub in self.subs.values()
-                for node, watch in sub.watches.items()
-                if node in sub.dropped and not isinstance(watch.verdict, Ended)
-            ]
-            if not waiting and not living:
-                return
-            if waiting:
-                await asyncio.sleep(0.05)
-            else:
-                await self.shared.poller.snapshot()
-
-
-def _may_have_strays(sub: Sub) -> bool:
-    """It has had more than one try, or of its only one it is not known what became of it."""
-    state = sub.pending.state if sub.pending is not None else None
-    if state is None:
-        return False
-    return state.k > 1 or (state.job is None and (state.sent == "unclear" or "sbatch" in state.outstanding))

@@ -46,6 +46,7 @@ class Submitting:
 
     Attributes:
         waiting_for: why Slurm takes no more jobs, in its own words.
+        cancelling: of jobs that are not wanted any more.
     """
 
     def __init__(self, core: Core, follow: Told) -> None:
@@ -55,7 +56,7 @@ class Submitting:
         self._log = ObjectsLog(orders.objects_path(core.paths))
         self._loaded = False
         self._claiming = asyncio.Lock()
-        self._cancelling = Cancelling(core, follow)
+        self.cancelling: Cancelling = Cancelling(core, follow)
         self._waves = Waves(core, self._watch_all)
 
     def carry_out(self, command: Command) -> None:
@@ -76,7 +77,7 @@ class Submitting:
             case Verify(uids):
                 spawn(self._waves.verify([units[uid] for uid in uids]), "furu dag wave")
             case Drop(uid, node):
-                self._cancelling.drop(units[uid], node)
+                self.cancelling.drop(units[uid], node)
 
     # -- claims ----------------------------------------------------------------------------------------------
 
@@ -259,7 +260,8 @@ class Submitting:
     def _waits(self, unit: Unit, waiting: protocol.Waiting) -> None:
         if waiting.words != self.waiting_for:
             self.waiting_for = waiting.words
-            self.core.run.note(f"Slurm takes no more jobs at present: {waiting.words}")
+            what = "takes no more jobs at present" if waiting.kind == "limit" else "does not answer `sbatch`"
+            self.core.run.note(f"Slurm {what}: {waiting.words}")
         if waiting.kind == "limit":
             self.core.do(self.core.wiring.limited(unit.uid))
 
@@ -274,6 +276,7 @@ class Submitting:
             ticket = sub.pending.ticket
             sub.job_id, sub.cluster = finished.job.job_id, finished.job.cluster
             sub.name = ticket.name if ticket is not None else ""
+            sub.placed_at = None if sub.adopted else asyncio.get_running_loop().time()
             core.do(core.wiring.placed(unit.uid, sub.job_id))
             self._has_id(unit, sub)
         elif finished.how == "infrastructure":

@@ -93,6 +93,7 @@ class Sub:
         adopted: an earlier controller of the run has submitted it.
         withdrawn: it is being taken back, to be submitted in smaller parts.
         dropped: nodes whose jobs are not wanted any more.
+        placed_at: loop time at which ``sbatch`` gave its id to this process.
     """
 
     uid: int
@@ -106,6 +107,7 @@ class Sub:
     withdrawn: bool = False
     watches: dict[str, Watch] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
+    placed_at: float | None = None
 
 
 @dataclass(slots=True, eq=False)

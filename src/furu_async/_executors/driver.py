@@ -59,6 +59,8 @@ class Driver:
         keep: False: leave no folder of a run that ends well.
         run_id: a fresh one until `settle` has found out whether a dead controller's run is gone on with.
         key: of the call; empty before `settle`.
+        stopped_at: loop time at which it was first told to stop.
+        hurry: somebody wants to leave though the run has ended: no more waiting for what ends by itself.
     """
 
     def __init__(
@@ -89,6 +91,8 @@ class Driver:
         self._wake = asyncio.Event()
         self._random = random.Random(seed)
         self.forced: bool = False
+        self.stopped_at: float | None = None
+        self.hurry: asyncio.Event = asyncio.Event()
         self._patience: asyncio.TimerHandle | None = None
         self.distrust: set[str] = set()
         self.token: str = uuid.uuid4().hex
@@ -181,8 +185,12 @@ class Driver:
 
     def stop(self, why: Literal["cancel", "timeout", "error"], detail: str = "") -> None:
         """End the run: ``cancel``, ``timeout`` or ``error``."""
+        if self.end is not None:
+            self.hurry.set()
         if self.on_cancel == "detach" and why != "error":
             return self.detach(why, detail)
+        if self.stopped_at is None:
+            self.stopped_at = asyncio.get_running_loop().time()
         self.post(Stop(why, detail))
         if self._patience is None:
             self._patience = asyncio.get_running_loop().call_later(STOP_SECS, self._force_end, why)

@@ -200,9 +200,19 @@ class Run:
         finally:
             if timer is not None:
                 timer.cancel()
-            with anyio.CancelScope(shield=True), anyio.move_on_after(0.5 if driver.forced else _RELEASE_SECS):
+            # The executor asks for this deadline, and keeps within it.
+            with anyio.CancelScope(shield=True), anyio.move_on_after(self._release_secs()):
                 await executor.release(driver)
             self._close()
+
+    def _release_secs(self) -> float:
+        """Of a run that was stopped: what is left of the bound on that."""
+        driver = self._driver
+        if driver.forced:
+            return 0.5
+        if driver.stopped_at is None:
+            return _RELEASE_SECS
+        return max(_RELEASE_SECS, driver.stopped_at + CANCEL_SECS - asyncio.get_running_loop().time())
 
     def _close(self) -> None:
         driver, ledger = self._driver, self._ledger

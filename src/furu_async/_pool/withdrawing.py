@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from furu_async._pool.crew import Worker
 from furu_async._slurm.submitter import Submitter, on_disk
+from furu_async._slurm.withdrawing import is_there
 from furu_async._store import submissions
 from furu_async._store.layout import QueuePaths, RunPaths
 
@@ -43,5 +44,4 @@ async def withdraw_all(paths: QueuePaths, submitter: Submitter, workers: Sequenc
 
 
 def _ids(workers: Sequence[Worker]) -> list[str]:
-    there = [worker for worker in workers if worker.watch is None or worker.watch.job.missing_since is None]
-    return [worker.job_id for worker in there]
+    return [worker.job_id for worker in workers if is_there(worker.watch) is not False]

@@ -19,8 +19,13 @@ FASTEST_SECS = 1.0
 STEADY_SECS = 5.0
 SLOWEST_SECS = 60.0
 
+LAST_LOOKS = 4
+"""How often in half a minute it may be asked out of turn."""
+
 _GROWTH = 1.5
 _HURRY_EVERY = 30.0
+_LAST_SECS = 30.0
+_LAST_APART = 0.1
 _ACCOUNT_BACK_SECS = 30 * 86400.0
 
 _log = logging.getLogger("furu_async.slurm")
@@ -91,6 +96,8 @@ class Poller:
         self._wake = asyncio.Event()
         self._pause = FASTEST_SECS
         self._hurried_at = float("-inf")
+        self._last_looks: list[float] = []
+        self._asked_for = FASTEST_SECS
         self._asked_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
@@ -134,6 +141,18 @@ class Poller:
         self._hurry(force=True)
         return await answer
 
+    async def last_look(self) -> Rows | Silence | None:
+        """As `snapshot`, at once: for the end of a run, whose caller waits. None if that was asked too often."""
+        now = self._loop.time()
+        self._last_looks = [at for at in self._last_looks if now - at < _LAST_SECS]
+        if len(self._last_looks) >= LAST_LOOKS:
+            return None
+        self._last_looks.append(now)
+        answer: asyncio.Future[Rows | Silence] = self._loop.create_future()
+        self._askers.append((self.queries, answer))
+        self._hurry(force=True, pause=_LAST_APART)
+        return await answer
+
     async def find(self, name: str) -> Found:
         """As the port's, but all who search at the same time share one query of the queue."""
         queue = await self.snapshot()
@@ -164,11 +183,11 @@ class Poller:
 
     # -- the loop --------------------------------------------------------------------------------------------
 
-    def _hurry(self, force: bool = False) -> None:
+    def _hurry(self, force: bool = False, pause: float = FASTEST_SECS) -> None:
         now = self._loop.time()
         if force or (now - self._hurried_at >= _HURRY_EVERY and self.tracker.silent_since is None):
             self._hurried_at = now if not force else self._hurried_at
-            self._pause = FASTEST_SECS
+            self._pause = self._asked_for = min(pause, self._asked_for)
             self._wake.set()
         if self._task is None or self._task.done():
             self._task = self._loop.create_task(self._run(), name="furu slurm poller")
@@ -186,7 +205,7 @@ class Poller:
         """Until the pause since the last query is over, or shorter if somebody is in a hurry."""
         while True:
             self._wake.clear()
-            pause = self._pause * (0.9 + 0.2 * self._draw()) if self._pause > FASTEST_SECS else FASTEST_SECS
+            pause = self._pause * (0.9 + 0.2 * self._draw()) if self._pause > FASTEST_SECS else self._pause
             left = self._asked_at + pause - self._loop.time()
             if left <= 0:
                 return
@@ -197,13 +216,16 @@ class Poller:
 
     async def _round(self) -> None:
         asked_at = self._asked_at = self._loop.time()
+        self._asked_for = FASTEST_SECS
         self.queries += 1
         answer = self.latest = await self.port.query()
         now = self._loop.time()
         silent = isinstance(answer, Silence)
         steady = min(max(STEADY_SECS, self._pause * 2), SLOWEST_SECS) if silent else self._steady
-        self._pause = steady if silent else min(self._pause * _GROWTH, steady)
+        self._pause = steady if silent else min(max(FASTEST_SECS, self._pause) * _GROWTH, steady)
         self._hand_out(answer)
+        if self._askers:
+            self._pause = self._asked_for
         self._tell(self.tracker.queue(answer, asked_at, now))
         jobs = self.tracker.to_account(now)
         if jobs:

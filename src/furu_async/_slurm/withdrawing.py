@@ -1,0 +1,71 @@
+"""Cancelling by id only what is still ours: Slurm gives ids again, after a purge or where its state was lost.
+
+A job is known by its name, which carries its token. Of one that is followed the poller's last answer tells whether the
+queue has it under that name; where it does not tell, the queue is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from furu_async._slurm.poller import Poller, Watch
+from furu_async._slurm.port import Silence
+from furu_async._slurm.states import Alive, Ended
+
+_AGAIN_SECS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A job that is to be cancelled.
+
+    Attributes:
+        id: as ``squeue`` prints it.
+        name: the job's, with its token.
+        watch: of one that is followed.
+        fresh: this process has heard its id from ``sbatch`` a moment ago; what ``squeue`` shows may be older.
+    """
+
+    id: str
+    name: str
+    watch: Watch | None = None
+    fresh: bool = False
+
+
+def is_there(watch: Watch | None) -> bool | None:
+    """Whether the queue has a job under its name, as of its last answer; None if nothing was heard."""
+    if watch is None:
+        return None
+    verdict = watch.verdict
+    if isinstance(verdict, Ended) or watch.job.missing_since is not None:
+        return False
+    return True if isinstance(verdict, Alive) else None
+
+
+async def still_ours(poller: Poller, targets: Sequence[Target], until: float) -> list[str]:
+    """Ids of those that may be cancelled.
+
+    Args:
+        until: loop time; while Slurm does not answer before that it is asked again. What could not be told by then is
+            left alone.
+    """
+    loop = asyncio.get_running_loop()
+    sure: list[str] = []
+    unsure: dict[str, str] = {}
+    for target in targets:
+        there = is_there(target.watch)
+        over = target.watch is not None and isinstance(target.watch.verdict, Ended)
+        if there or (target.fresh and not over):
+            sure.append(target.id)
+        elif there is None:
+            unsure[target.id] = target.name
+    while unsure:
+        answer = await poller.snapshot()
+        if not isinstance(answer, Silence):
+            return sure + [row.id for row in answer.rows if unsure.get(row.id) == row.name]
+        if loop.time() + _AGAIN_SECS > until:
+            break
+        await asyncio.sleep(_AGAIN_SECS)
+    return sure

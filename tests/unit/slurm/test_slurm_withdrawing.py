@@ -1,0 +1,100 @@
+"""What may be cancelled by its id: only what Slurm has under our name."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from furu_async._slurm.poller import LAST_LOOKS, Poller
+from furu_async._slurm.port import JobRequest
+from furu_async._slurm.withdrawing import Target, is_there, still_ours
+from furu_async._testing.slurm import SimulatedSlurm
+from furu_async.testing import run_virtual
+
+
+async def submitted(slurm: SimulatedSlurm, name: str) -> None:
+    await slurm.submit(JobRequest(name=name, argv=("sh", "-c", "sleep 1000")))
+
+
+def test_an_id_that_slurm_has_given_again() -> None:
+    async def main() -> None:
+        slurm = SimulatedSlurm()
+        poller = Poller(slurm)
+        for name in ("ours", "theirs", "ours"):
+            await submitted(slurm, name)
+        watch = poller.track("1", "ours")
+        until = asyncio.get_running_loop().time() + 60
+        assert is_there(watch) is None
+        jobs = [Target("1", "ours", watch), Target("2", "ours"), Target("3", "ours"), Target("4", "ours")]
+        assert await still_ours(poller, jobs, until) == ["1", "3"]
+        assert is_there(watch) is True
+        queries = poller.queries
+        assert await still_ours(poller, [jobs[0]], until) == ["1"]  # known from the last answer
+        assert poller.queries == queries
+        slurm.forget_everything()
+        await submitted(slurm, "theirs")
+        await poller.snapshot()
+        assert is_there(watch) is False
+        assert await still_ours(poller, [jobs[0]], until) == []
+        await poller.aclose()
+
+    run_virtual(main(), seed=1)
+
+
+def test_what_was_just_submitted_need_not_be_seen() -> None:
+    async def main() -> None:
+        slurm = SimulatedSlurm()
+        poller = Poller(slurm)
+        until = asyncio.get_running_loop().time() + 60
+        watch = poller.track("7", "ours")
+        await poller.snapshot()  # which shows it some seconds late
+        assert await still_ours(poller, [Target("7", "ours", watch, fresh=True)], until) == ["7"]
+        await poller.aclose()
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.parametrize("secs", [20.0, 200.0])
+def test_a_slurm_that_does_not_answer_is_asked_again_until_the_time_is_over(secs: float) -> None:
+    async def main() -> None:
+        slurm = SimulatedSlurm()
+        poller = Poller(slurm)
+        await submitted(slurm, "ours")
+        slurm.kill_controller()
+        loop = asyncio.get_running_loop()
+        loop.call_later(secs, slurm.start_controller)
+        began = loop.time()
+        found = await still_ours(poller, [Target("1", "ours")], began + 60)
+        assert found == (["1"] if secs == 20 else [])
+        assert loop.time() - began < 65
+        await poller.aclose()
+
+    run_virtual(main(), seed=1)
+
+
+def test_last_looks_are_quick_and_few() -> None:
+    async def main() -> None:
+        slurm = SimulatedSlurm()
+        poller = Poller(slurm)
+        loop = asyncio.get_running_loop()
+        await poller.snapshot()
+        began = loop.time()
+        for _ in range(LAST_LOOKS):
+            assert await poller.last_look() is not None
+        assert loop.time() - began < 0.6
+        assert await poller.last_look() is None
+        await poller.snapshot()
+        assert loop.time() - began > 1  # which keeps its distance
+        await asyncio.sleep(31)
+        assert await poller.last_look() is not None
+        # One that comes while a query is under way need not wait for the next turn.
+        asking = asyncio.create_task(poller.snapshot())
+        await asyncio.sleep(1.005)
+        began = loop.time()
+        assert await poller.last_look() is not None
+        assert loop.time() - began < 0.3
+        await asking
+        await poller.aclose()
+
+    run_virtual(main(), seed=1)
