@@ -22,10 +22,11 @@ from furu_async._executors.inplace import InPlace
 from furu_async._executors.jobs import Job, Step, Steps
 from furu_async._executors.provenance import metadata
 from furu_async._executors.resources import Budget, default_workers
+from furu_async._executors.sharing import leave, withdraw
 from furu_async._executors.validity import validate_stored
 from furu_async._executors.workers import Workers
 from furu_async._model.resources import SlurmSpec
-from furu_async._plan.events import Started, TakenBack
+from furu_async._plan.events import Started
 from furu_async._runner.keeper_client import KeeperClient
 from furu_async._runner.validity import Validation
 from furu_async._runtime.blocking import DOOR
@@ -157,7 +158,7 @@ class LocalExecutor:
     def take_back(self, run: RunPort, node: str) -> None:
         """Return the node if it is still queued or merely claimed."""
         job = self.jobs.get((run.root, node))
-        if job is None or self._withdraw(job, run) or job.begun or self._leave(job, run):
+        if job is None or withdraw(job.after, run) or job.begun or self._leave(job, run):
             return
         if job.step is Step.QUEUED:
             self._drop(job)
@@ -170,7 +171,7 @@ class LocalExecutor:
     ) -> None:
         """End the attempt, as a failure of this kind; if another run wants it too, only this run lets go."""
         job = self.jobs.get((run.root, node))
-        if job is None or self._withdraw(job, run) or self._leave(job, run):
+        if job is None or withdraw(job.after, run) or self._leave(job, run):
             return
         if job.step is Step.QUEUED:
             self._drop(job)
@@ -309,25 +310,11 @@ class LocalExecutor:
         for request in job.after:
             self._loop.call_soon(self.start, request)
 
-    def _withdraw(self, job: Job, run: RunPort) -> bool:
-        """Take back what a run asked for while the job was being ended; True if that was all it wanted."""
-        mine = [request for request in job.after if request.run is run]
-        for request in mine:
-            job.after.remove(request)
-            run.post(TakenBack(request.node.hash, request.ticket))
-        return bool(mine)
-
     def _leave(self, job: Job, run: RunPort) -> bool:
-        """Take a run off a job; True if the job goes on without it, because others want it too."""
-        mine = [request for request in job.requests if request.run is run]
-        if len(mine) == len(job.requests):
-            return not mine
-        for request in mine:
-            job.requests.remove(request)
-            run.post(TakenBack(request.node.hash, request.ticket))
-        if job.step is Step.QUEUED and job.origin in mine:
+        left = leave(job.requests, run)
+        if left and job.step is Step.QUEUED and job.origin.run is run:
             job.origin = job.requests[0]
-        return True
+        return left
 
     def _drop(self, job: Job) -> None:
         job.step = Step.OVER

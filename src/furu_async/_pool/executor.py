@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from furu_async._executors.base import Node, Request, RunPort
 from furu_async._executors.held_runs import HeldRuns
 from furu_async._executors.identity import Identity
+from furu_async._executors.sharing import leave, withdraw
 from furu_async._executors.validity import validate_stored
 from furu_async._model.resources import SlurmSpec
-from furu_async._plan.events import TakenBack
 from furu_async._pool.control import Control
 from furu_async._pool.crew import Gone, Row, row_of
 from furu_async._pool.home import Survey
@@ -124,14 +124,14 @@ class PoolExecutor:
     def take_back(self, run: RunPort, node: str) -> None:
         """Return the node if no worker has taken it."""
         task = self.table.get((run.root, node))
-        if task is None or self._withdraw(task, run) or task.begun or self._leave(task, run):
+        if task is None or withdraw(task.after, run) or task.begun or leave(task.requests, run):
             return
         self._take_out(task, end=False)
 
     def kill(self, run: RunPort, node: str) -> None:
         """End the task; if another run wants it too, only this run lets go."""
         task = self.table.get((run.root, node))
-        if task is None or self._withdraw(task, run) or self._leave(task, run):
+        if task is None or withdraw(task.after, run) or leave(task.requests, run):
             return
         task.unwanted = True
         self._take_out(task, end=True)
@@ -323,24 +323,6 @@ class PoolExecutor:
     def _fail(self, task: Task, failure: Failure) -> None:
         self.over(task)
         task.failed(failure)
-
-    def _withdraw(self, task: Task, run: RunPort) -> bool:
-        """Take back what a run asked for while the task was being ended; True if that was all it wanted."""
-        mine = [request for request in task.after if request.run is run]
-        for request in mine:
-            task.after.remove(request)
-            run.post(TakenBack(request.node.hash, request.ticket))
-        return bool(mine)
-
-    def _leave(self, task: Task, run: RunPort) -> bool:
-        """Take a run off a task; True if the task goes on without it, because others want it too."""
-        mine = [request for request in task.requests if request.run is run]
-        if len(mine) == len(task.requests):
-            return not mine
-        for request in mine:
-            task.requests.remove(request)
-            run.post(TakenBack(request.node.hash, request.ticket))
-        return True
 
     def _take_out(self, task: Task, end: bool) -> None:
         """Take an entry out of the queue; if a worker has it and ``end``, have that end it."""
