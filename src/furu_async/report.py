@@ -61,6 +61,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         log_tail: last lines of what the attempt wrote, bounded.
         retryable: what the class's ``_retry`` says of this exception; None where no exception was seen.
         run_wide: a protocol failure that concerns the whole run, not one node.
+        planned: the node met the end of its worker's walltime after only a part of it: costs nothing of a budget.
+        checkpoint: of a ``_resumable`` node that met it after the whole: a digest of what it had saved, or empty.
         attempt: which attempt of the run it was, from 1.
     """
 
@@ -72,6 +74,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     log_tail: str = ""
     retryable: bool | None = None
     run_wide: bool = False
+    planned: bool = False
+    checkpoint: str = ""
     attempt: int = 0
 
     def where(self) -> str:

@@ -204,7 +204,7 @@ class World:
 
     async def _on_signal(self, event: asyncio.Event, pilot: Pilot, name: str) -> None:
         await event.wait()
-        pilot.drain(name)
+        pilot.signal(name)
 
     def _kill(self, wid: str, work: asyncio.Task[Any]) -> None:
         """Nothing that it does from now on has an effect."""

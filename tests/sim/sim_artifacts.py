@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from furu_async import Furu, Retry
+from furu_async import Furu, Retry, SlurmSpec
 
 
 class Item(Furu[int]):
@@ -34,6 +34,19 @@ class Checked(Item):
 
     def _validate(self) -> bool:
         return True
+
+
+class Brief(Item):
+    """The same on an allocation of five minutes."""
+
+    def _spec(self) -> SlurmSpec:
+        return SlurmSpec(time_min=5)
+
+
+class Resumable(Brief):
+    """The same; it goes on from its checkpoint."""
+
+    _resumable = True
 
 
 class Large(Furu[str]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import Iterator
@@ -12,10 +13,10 @@ from typing import Any
 
 import pytest
 from tests.sim.pool_sim import World, until
-from tests.sim.sim_artifacts import Item
+from tests.sim.sim_artifacts import Brief, Item, Resumable
 
 from furu_async import SlurmSpec
-from furu_async.testing import FakeExecutor, Returns, run_virtual
+from furu_async.testing import FakeExecutor, Hangs, Returns, run_virtual
 
 pytestmark = pytest.mark.virtual_time
 LONG = FakeExecutor(default=Returns(1, after=30.0))
@@ -94,6 +95,73 @@ async def test_a_node_that_fails_with_its_worker_alive_gives_one_result(world: W
     report = await world.run(target, meanwhile=fail, pool=world.pool(workers=1))
     assert report.ok
     assert world.ends(target, "tests.sim.sim_artifacts.Item").count("success") == 1
+
+
+@pytest.mark.fault("F44")
+async def test_a_task_that_began_late_gets_a_fresh_worker_and_pays_nothing(tmp_path: Path) -> None:
+    first, second = Brief(number=1), Brief(number=2)
+    script = FakeExecutor({first: Returns(1, after=150.0), second: Returns(2, after=200.0)})
+    world = World(tmp_path / "store", script, preempt_max=0)
+    top = Brief(number=3, inputs=(first,))  # so that the first one goes first
+    wanted = []
+
+    async def look(run: Any, executor: Any) -> None:
+        for ticket in (1, 2):
+            name = f"runs/*/queue/todo/*/*/{second.furu_hash}.{ticket}"
+            (path,) = await until(lambda name=name: list(Path(world.root).glob(name)))
+            wanted.append(json.loads(path.read_text()).get("whole", False))
+
+    report = await world.run(top, second, meanwhile=look, pool=world.pool(workers=1))
+    assert wanted == [False, True]
+    assert report.ok, [node.failure for node in report]
+    assert [line.partition(":")[0] for line in report[second].history] == ["preempted"]
+    assert world.ends(second, "tests.sim.sim_artifacts.Brief") == ["preempted", "success"]
+    assert len(world.pilots) == 2
+
+
+@pytest.mark.fault("F44")
+@pytest.mark.parametrize("workers", [1, 3])
+async def test_a_task_that_fits_no_walltime_does_not_circle(tmp_path: Path, workers: int) -> None:
+    """However late it begins: the second time it has all of a worker's time, and then it has failed."""
+    endless = Brief(number=1)
+    script = FakeExecutor({endless: Hangs()}, default=Returns(1, after=80.0))
+    world = World(tmp_path / "store", script)
+    others = [Brief(number=100 + n, inputs=(Brief(number=10 + n),)) for n in range(3)]
+    report = await world.run(endless, *others, pool=world.pool(workers=workers))
+    assert all(report[each].status == "created" for each in others)
+    assert report[endless].status == "failed"
+    assert report[endless].attempts <= 2
+    failure = report[endless].failure
+    assert failure is not None
+    assert failure.kind == "timeout"
+    assert "was not enough for it" in failure.message
+    assert "time_min" in failure.hint()
+
+
+@pytest.mark.fault("F44")
+async def test_a_task_that_saves_nothing_does_not_circle_and_one_that_does_goes_on(tmp_path: Path) -> None:
+    idle, saving = Resumable(number=1), Resumable(number=2)
+    world = World(tmp_path / "store", FakeExecutor(default=Hangs()), preempt_max=2)
+    (checkpoints,) = (Path(tmp_path / "store/data/tests/sim/sim_artifacts/Resumable") / saving.furu_hash,)
+
+    async def save(run: Any, executor: Any) -> None:
+        for step in range(5):
+            folder = checkpoints / "checkpoints" / str(step + 1)
+            await until(
+                lambda folder=folder: (folder.parents[1] / ".furu/claims" / folder.name).exists(), 1e4
+            )
+            await asyncio.sleep(20.0)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "step").write_text(str(step))
+
+    report = await world.run(idle, saving, meanwhile=save, pool=world.pool(workers=2))
+    assert (report[idle].status, report[idle].attempts) == ("failed", 3)
+    assert (report[saving].status, report[saving].attempts) == ("failed", 8)
+    for node in (idle, saving):
+        failure = report[node].failure
+        assert failure is not None
+        assert failure.kind == "preempted"
+        assert "furu_checkpoint_dir" in failure.hint()
 
 
 @pytest.mark.fault("F46")

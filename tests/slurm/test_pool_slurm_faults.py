@@ -485,6 +485,26 @@ async def test_the_walltime_of_pilots_is_over_or_too_short(bench: Bench) -> None
     assert report[limited].history == ()
 
 
+@pytest.mark.fault("F44", "F58")
+async def test_the_walltime_of_pilots_ends_as_was_known(bench: Bench) -> None:
+    """What had a part of it costs nothing and has a fresh pilot next; what had all of it would need more."""
+    small = SlurmSpec(cpus=1, mem_gb=0.1, time_min=1)
+    other = SlurmSpec(cpus=2, mem_gb=0.1, time_min=1)
+    done = Task(name="done", folder=bench.folder, specs=(small,))
+    late = Task(name="late", parts=(done,), what="first", folder=bench.folder, specs=(small,))
+    endless = Task(name="endless", what="gate", folder=bench.folder, specs=(other,))
+    report = await bench.start(late, endless, config=bench.config(preempt_max=0), timeout=200 * SCALE)
+    assert report[late].status == "created", bench.story()
+    assert [line.partition(":")[0] for line in report[late].history] == ["preempted"]
+    first, second = bench.attempts("late")
+    assert bench.attempts("done")[0].job == first.job != second.job
+    failure = report[endless].failure
+    assert failure is not None
+    assert (failure.kind, report[endless].attempts) == ("timeout", 1), bench.story()
+    assert "all of its worker's walltime" in failure.message
+    assert "time_min" in failure.hint()
+
+
 @pytest.mark.fault("F58")
 @pytest.mark.parametrize("name", ["USR1", "USR2"])
 async def test_signals_before_the_end_are_no_failure_of_the_node(bench: Bench, name: str) -> None:

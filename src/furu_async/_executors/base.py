@@ -102,7 +102,12 @@ class RunPort(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One node that one run wants executed; answers repeat its ticket."""
+    """One node that one run wants executed; answers repeat its ticket.
+
+    Attributes:
+        whole: it is to have the whole walltime of a worker.
+        share: what of that it had; told where it is ended because that is over.
+    """
 
     run: RunPort
     node: Node
@@ -110,6 +115,8 @@ class Request:
     priority: int
     spec: int
     ticket: int
+    whole: bool = False
+    share: Literal["", "part", "whole"] = ""
 
 
 class Executor(Protocol):

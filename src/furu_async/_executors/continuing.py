@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 
 from furu_async._model.artifact import Furu
+from furu_async._plan.events import NO_CUTS, Cuts
+from furu_async._plan.retry import count
 from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._store import atomic, runs
@@ -74,6 +76,7 @@ class Spent:
         lines: one short line for each, oldest first, bounded.
         newest: the artifact's newest generation was an attempt of the run, too.
         upto: ends up to this generation were looked at.
+        cuts: how it fared with the ends of its workers' walltime.
     """
 
     counts: dict[FailureKind, int] = field(default_factory=dict)
@@ -81,6 +84,7 @@ class Spent:
     lines: tuple[str, ...] = ()
     newest: bool = False
     upto: int = 0
+    cuts: Cuts = NO_CUTS
 
 
 NOTHING = Spent()
@@ -180,12 +184,17 @@ def spent(paths: ArtifactPaths, seen: Look, earlier: Earlier) -> Spent:
             newest = True
         if failure is None or failure.kind == "cancelled":
             continue
-        if failure.kind in _UNSURE and (paths.hash, n) not in earlier.started:
+        sure = failure.planned or failure.checkpoint or failure.kind not in _UNSURE
+        if not sure and (paths.hash, n) not in earlier.started:
             continue
-        counts[failure.kind] = counts.get(failure.kind, 0) + 1
         failures.append(failure)
-    lines = tuple(failure.line() for failure in reversed(failures[:_MOST_LINES]))
-    return Spent(counts, failures[0] if failures else None, lines, newest, upto)
+    cuts = NO_CUTS
+    judged = []
+    for failure in reversed(failures):
+        failure, cuts = count(counts, cuts, failure)
+        judged.append(failure)
+    lines = tuple(failure.line() for failure in judged[-_MOST_LINES:])
+    return Spent(counts, judged[-1] if judged else None, lines, newest, upto, cuts)
 
 
 def _attempt(paths: ArtifactPaths, n: int) -> tuple[str, Failure | None]:

@@ -365,11 +365,9 @@ class Driver:
             self.planner.ask(command.node, command.careful or command.node in self.distrust)
             self.distrust.discard(command.node)
 
-    def _start(self, command: do.Start) -> None:
-        node = self.nodes[command.node]
-        self.executor.start(
-            Request(self, node, command.attempt, command.priority, command.spec, command.ticket)
-        )
+    def _start(self, c: do.Start) -> None:
+        node = self.nodes[c.node]
+        self.executor.start(Request(self, node, c.attempt, c.priority, c.spec, c.ticket, c.whole))
 
     def _retrying(self, command: do.Retrying) -> None:
         delay = max(0.0, command.at - asyncio.get_running_loop().time())

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from furu_async._executors import cuts
 from furu_async._executors.base import Request
 from furu_async._executors.provenance import described
 from furu_async._executors.publishing import LateEnds, Patience
@@ -286,8 +287,11 @@ class Steps:
             self._publish(job, self._end(job, "success", None, result, log_path), Patience(job.origin.run))
         else:
             failure = result.failure or Failure(kind="killed", message="it ended without saying how")
-            end = self._end(job, "failure", failure, result, log_path)
-            self._ask_end(job, "finish", end, lambda reply: self._on_failure_recorded(job, reply, failure))
+            cuts.mark(job, failure, lambda marked: self._record(job, marked, result, log_path))
+
+    def _record(self, job: Job, failure: Failure, result: TaskResult | None = None, log: str = "") -> None:
+        end = self._end(job, "failure", failure, result, log)
+        self._ask_end(job, "finish", end, lambda reply: self._on_failure_recorded(job, reply, failure))
 
     def _publish(self, job: Job, end: End, patience: Patience) -> None:
         self._ask_end(job, "publish", end, lambda reply: self._on_published(job, reply, end, patience))
@@ -301,9 +305,7 @@ class Steps:
         elif kind == "error" and not job.unwanted and (delay := patience.delay(reply)) is not None:
             asyncio.get_running_loop().call_later(delay, self._publish, job, end, patience)
         else:
-            failure = _trouble_of(job, reply) if kind == "error" else _broken(reply)
-            end = self._end(job, "failure", failure)
-            self._ask_end(job, "finish", end, lambda answer: self._on_failure_recorded(job, answer, failure))
+            self._record(job, _trouble_of(job, reply) if kind == "error" else _broken(reply))
 
     def _on_failure_recorded(self, job: Job, reply: Any, failure: Failure) -> None:
         if reply["r"] == "fenced":

@@ -265,8 +265,8 @@ class Planner:
             return
         before = answer.spent
         node.counted = before.upto
-        if before.counts and not node.attempts:
-            node.attempts = sum(before.counts.values())
+        if before.last is not None and not node.attempts:
+            node.attempts = sum(before.counts.values()) + before.cuts.free
             node.history = before.lines
         self.post(
             Probed(
@@ -279,6 +279,7 @@ class Planner:
                 jitter=self.jitter() if answer.verdict == "unknown" else 0.0,
                 spent=before.counts,
                 last=before.last,
+                cuts=before.cuts,
             )
         )
 

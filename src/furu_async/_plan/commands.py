@@ -29,6 +29,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
         spec: index into the node's list of resource specifications.
         ticket: number of this `Start` among all of the node, from 1; its answers repeat it, so that a late answer to
             an earlier one is known.
+        whole: it is to have a worker's whole walltime: what was left of one before was too short for it.
 
     Priorities are exact once the run is planned. What was asked for earlier keeps the number it was given: it may
     then be too small, which costs order, not correctness.
@@ -39,6 +40,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     priority: int
     spec: int = 0
     ticket: int = 0
+    whole: bool = False
 
 
 class TakeBack(msgspec.Struct, frozen=True, tag=True):

@@ -66,6 +66,23 @@ class NodeRules:
 DEFAULT_RULES = NodeRules()
 
 
+class Cuts(msgspec.Struct, frozen=True):
+    """How a node fared with the ends of its workers' walltime.
+
+    Attributes:
+        free: attempts that were cut short and cost nothing of a budget.
+        row: how often in a row, without a checkpoint that changed in between; then it wants a whole allocation.
+        checkpoint: digest of what it had saved when it last met the end of a whole one.
+    """
+
+    free: int = 0
+    row: int = 0
+    checkpoint: str = ""
+
+
+NO_CUTS = Cuts()
+
+
 class Wanted(msgspec.Struct, frozen=True, tag=True):
     """These are targets of the run. Comes first; a long list comes in parts, all but the last saying ``more``."""
 
@@ -80,8 +97,8 @@ class Probed(msgspec.Struct, frozen=True, tag=True):
     ``failure``; tried again or not by policy). ``busy``: a claim without an end, of somebody else. ``unknown``:
     infrastructure trouble; ``jitter`` in [0, 1) spreads the backoff then.
     ``deps`` and ``rules`` are given for every verdict but ``valid`` and ``unknown``: only then the core looks below.
-    ``spent``: failures by kind that an earlier controller of this very run counted, and ``last``, the last of them.
-    They are heard once, when the core first looks below.
+    ``spent``: failures by kind that an earlier controller of this very run counted, ``last``, the last of them, and
+    ``cuts``. They are heard once, when the core first looks below.
     """
 
     node: NodeId
@@ -93,6 +110,7 @@ class Probed(msgspec.Struct, frozen=True, tag=True):
     jitter: float = 0.0
     spent: dict[FailureKind, int] = {}
     last: Failure | None = None
+    cuts: Cuts = NO_CUTS
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):

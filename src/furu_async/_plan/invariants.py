@@ -50,7 +50,10 @@ def _check_counters(state: State, node: Node) -> None:
     _demand(node.story & 15 == node.phase, "a story ends with the present phase", node)
     _demand(node.spec < node.rules.specs, "a node has the specification it is to run with", node)
     used = node.trouble.used if node.trouble is not None else {}
-    _demand(node.attempts <= 1 + sum(used.values()), "attempts are one more than failures at most", node)
+    free = node.trouble.cuts.free if node.trouble is not None else 0
+    _demand(
+        node.attempts <= 1 + sum(used.values()) + free, "attempts are one more than failures at most", node
+    )
     spent = node.trouble.spent if node.trouble is not None else {}
     for kind, failures in used.items():
         limit = budget(kind, state.policy, node.rules)

@@ -37,6 +37,7 @@ from furu_async._plan.retry import (
     GiveUp,
     Replan,
     after_trouble,
+    count,
     decide,
 )
 from furu_async._plan.state import Node, State
@@ -132,7 +133,7 @@ def _probed(state: State, event: Probed, now: float, out: Commands) -> None:
     if node.deps is None:
         node.below = event.deps
         node.rules = event.rules
-        if event.spent and recall(state, node, event, out):
+        if (event.spent or event.cuts.free) and recall(state, node, event, out):
             return
     if was is not None and is_gone_too_often(state, node, out):
         return
@@ -234,9 +235,9 @@ def _failed(state: State, event: Failed, now: float, out: Commands) -> None:
     if node.phase is _READY:
         node.attempts += 1  # its `Started` was lost, or it failed before it could be sent
     trouble = node.troubled()
+    failure, trouble.cuts = count(trouble.used, trouble.cuts, failure)
     trouble.failure = failure
     trouble.note(failure.line())
-    trouble.used[failure.kind] = trouble.used.get(failure.kind, 0) + 1
     if state.mode == "stop":
         put_aside(state, node, out)
         return

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from furu_async._plan.events import NodeRules, Policy
+import msgspec
+
+from furu_async._plan.events import Cuts, NodeRules, Policy
 from furu_async.report import Failure, FailureKind
 
 # A verdict on the node itself. The other kinds tell of circumstances.
@@ -18,6 +20,10 @@ STANDING: frozenset[FailureKind] = frozenset({"compute", "protocol", "timeout", 
 # who wants no second try wants to look first. A stored `preempted`, `cancelled`, `inputs` or `infrastructure` never
 # keeps a node from being computed.
 STORED: frozenset[FailureKind] = STANDING | {"lost"}
+
+# Planned ends in a row after which a node counts as too long for its spec. The first is followed by a worker's whole
+# walltime, whose end is a `timeout`; this bounds it where no worker says so.
+MOST_CUTS = 3
 
 # Part of the usual backoff after which what was killed is tried again.
 _KILLED = 0.25
@@ -105,6 +111,26 @@ def budget(kind: FailureKind, policy: Policy, rules: NodeRules) -> int | None:
             return 0
         case _:  # infrastructure: a matter of time
             return None
+
+
+def count(used: dict[FailureKind, int], cuts: Cuts, failure: Failure) -> tuple[Failure, Cuts]:
+    """Count a failure in ``used``; the failure as it is to be judged, and how the node has fared with ends of walltime.
+
+    A planned end of a worker costs nothing, nor does the end of a whole allocation in which the checkpoint has
+    changed. Neither goes on for ever: after `MOST_CUTS` planned ends in a row it is a `timeout`.
+    """
+    kind = failure.kind
+    saved = failure.checkpoint
+    if kind == "preempted" and failure.planned:
+        if cuts.row < MOST_CUTS:
+            return failure, Cuts(cuts.free + 1, cuts.row + 1, cuts.checkpoint)
+        text = f"{failure.message}; {cuts.row + 1} workers in a row had too little time left for it"
+        failure = msgspec.structs.replace(failure, kind="timeout", message=text, planned=False)
+    elif kind == "preempted" and saved and saved != cuts.checkpoint:
+        return failure, Cuts(cuts.free + 1, 1, saved)
+    used[failure.kind] = used.get(failure.kind, 0) + 1
+    row = 0 if failure.kind in ("timeout", "oom") else cuts.row  # the next specification is tried afresh
+    return failure, Cuts(cuts.free, row, cuts.checkpoint)
 
 
 def exhausted(failure: Failure, used: Mapping[FailureKind, int], policy: Policy, rules: NodeRules) -> bool:

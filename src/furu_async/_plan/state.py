@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from typing import Literal
 
-from furu_async._plan.events import DEFAULT_RULES, NodeId, NodeRules, Policy
+from furu_async._plan.events import DEFAULT_RULES, NO_CUTS, Cuts, NodeId, NodeRules, Policy
 from furu_async._plan.states import ALLOWED, FIRST_FINAL, Phase
 from furu_async.errors import FuruInternalError
 from furu_async.report import Failure, FailureKind
@@ -36,9 +36,11 @@ class Trouble:
         was: the final phase of a node whose result is being looked for again, or None.
         detail: who has its claim.
         spent: what of ``used`` an earlier controller counted.
+        cuts: how it fared with the ends of its workers' walltime.
     """
 
     __slots__ = (
+        "cuts",
         "detail",
         "failure",
         "lines",
@@ -62,6 +64,7 @@ class Trouble:
         self.was: Phase | None = None
         self.detail: str = ""
         self.spent: Mapping[FailureKind, int] = {}
+        self.cuts: Cuts = NO_CUTS
 
     def note(self, line: str) -> None:
         """Remember a line of the node's story; the oldest but one goes first, since the first tells most."""

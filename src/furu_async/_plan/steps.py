@@ -62,12 +62,14 @@ def begin(state: State, node: Node, out: Commands) -> None:
 def recall(state: State, node: Node, event: Probed, out: Commands) -> bool:
     """Go on with what an earlier controller of this run counted; True if the node had failed for good there."""
     trouble = node.troubled()
-    if trouble.spent:
+    if trouble.spent or trouble.cuts.free:
         return False
     trouble.spent = event.spent
     for kind, times in event.spent.items():
         trouble.used[kind] = trouble.used.get(kind, 0) + times
         node.attempts += times
+    trouble.cuts = event.cuts
+    node.attempts += event.cuts.free
     last = event.last
     if last is None:
         return False
@@ -130,7 +132,8 @@ def launch(state: State, node: Node, out: Commands) -> None:
         return
     state.move(node, _READY)
     node.tickets += 1
-    out.append(Start(node.id, node.attempts + 1, node.level, node.spec, node.tickets))
+    whole = node.trouble is not None and node.trouble.cuts.row > 0
+    out.append(Start(node.id, node.attempts + 1, node.level, node.spec, node.tickets, whole))
 
 
 def succeed(state: State, node: Node, phase: Phase, out: Commands) -> None:

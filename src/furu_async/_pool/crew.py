@@ -277,19 +277,12 @@ STARTED_AGAIN = Ended("revoked", "REQUEUED", reason="Slurm has started its job a
 """Of the run of a job that was; it is no proof of that run's end."""
 
 
-def kind_of(ended: Ended, finished: int) -> FailureKind:
-    """Which line of the failure taxonomy the death of a worker is for a task that a process was at.
-
-    Args:
-        finished: tasks that the worker had ended: one that met the end of a pilot which had worked before is not to
-            blame.
-    """
+def kind_of(ended: Ended) -> FailureKind:
+    """Which line of the failure taxonomy the death of a worker is for a task that a process was at."""
     if ended is STARTED_AGAIN:
         return "preempted"
     match ended.how:
-        case "timeout":
-            return "preempted" if finished else "timeout"
-        case "oom" | "preempted":
+        case "oom" | "preempted" | "timeout":
             return ended.how
         case _:
             return "lost"

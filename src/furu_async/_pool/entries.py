@@ -33,6 +33,7 @@ class QueueEntry(Record, frozen=True, kw_only=True):
         supersede: generation whose result is to be set aside first; 0 for none.
         takeover: generation whose owner was found lost; 0 for none.
         silent_at: that owner's beat when it was judged.
+        whole: only a worker that has all of its walltime before it is to take it.
         history: one short line per earlier attempt.
         failure_kind, error: of the last attempt; empty if there was none.
         worker_id: empty but in reports.
@@ -50,6 +51,7 @@ class QueueEntry(Record, frozen=True, kw_only=True):
     supersede: int = 0
     takeover: int = 0
     silent_at: bytes | None = None
+    whole: bool = False
     history: list[str] = []
     failure_kind: str = ""
     error: str = ""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from furu_async._pool.control import Control
 from furu_async._pool.crew import Gone, Left, is_proof, kind_of
+from furu_async._pool.walltime import Share, ending
 from furu_async._pool.wanted import CANCELLED, Task
 from furu_async.report import Failure
 
@@ -73,10 +74,15 @@ def _failure_of(task: Task, gone: Gone) -> Failure:
         return Failure(kind="lost", message=text, retryable=False if task.mute > 1 else None)
     if ended is None:
         return Failure(kind="lost", message=f"{where} gave no sign of life for a lease")
+    finished = status.finished if status is not None else 0
+    if ended.how == "timeout":
+        share: Share = "whole" if task.origin.whole or not finished else "part"
+        kind, why = ending(share, task.origin.node.info.resumable)
+        return Failure(kind=kind, planned=share == "part", message=f"{where} was ended by Slurm: {why}")
     words = " ".join(part for part in (ended.state or "gone from Slurm", ended.reason) if part)
     tail = gone.remains.tail.splitlines()[-_TAIL_LINES:]
     return Failure(
-        kind=kind_of(ended, status.finished if status is not None else 0),
+        kind=kind_of(ended),
         message=f"{where} ended while it was at it: {words}",
         log_tail="\n".join(tail),
     )

@@ -24,6 +24,7 @@ from furu_async._store.layout import QueuePaths, beat_path
 from furu_async._store.liveness import this_owner
 from furu_async._store.records import encode
 from furu_async.errors import FuruError, FuruExecutorError
+from furu_async.report import FailureKind
 
 _FIRST_POLL = 0.02
 _POLL_GROWTH = 1.5
@@ -96,7 +97,7 @@ class Pilot:
         try:
             await DOOR.files.run(self._taker.prepare)
             await self._open_home()
-            self.work.idle_since = self._loop.time()
+            self.work.idle_since = self.work.ready_at = self._loop.time()
             while not self._over():
                 took = await self._round()
                 self._decide()
@@ -110,13 +111,18 @@ class Pilot:
             raise self._error
         return self.work.why
 
-    def drain(self, why: str, hard: bool = True) -> None:
+    def signal(self, name: str) -> None:
+        """Take nothing more, give back what has not begun, and end what runs; but for the early warning SIGUSR1."""
+        planned = self.plan.walltime.is_end(name, self._loop.time(), self.plan.grace)
+        self.drain(name, hard=name != "SIGUSR1", kind="timeout" if planned else "preempted")
+
+    def drain(self, why: str, hard: bool = True, kind: FailureKind = "preempted") -> None:
         """Take nothing more, give back what has not begun; ``hard``: end what runs, a second time without patience."""
         self.log(f"draining: {why}")
         if hard and self.work.ending == "hard":
             self.executor.hurry()
         else:
-            self.work.end("hard" if hard else "soft", why)
+            self.work.end("hard" if hard else "soft", why, kind)
             self._ends_hard()
 
     def _ends_hard(self) -> None:

@@ -13,12 +13,12 @@ from typing import Literal
 from furu_async._executors.base import Node, Request
 from furu_async._executors.local import GRACE_SECS, LocalExecutor
 from furu_async._plan.events import Elsewhere, Event, Failed, Started, Succeeded
+from furu_async._pool import walltime
 from furu_async._pool.entries import UNREADABLE, Outcome, QueueEntry
 from furu_async._pool.objects_log import Table
 from furu_async._pool.queue import Taken
 from furu_async._pool.round import Ask
 from furu_async._pool.taken import Task, TaskRun, cannot_build, node_of, report_of, unreadable
-from furu_async._pool.walltime import Walltime, fits
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig, use_config
 from furu_async._store.liveness import this_owner
@@ -37,8 +37,6 @@ TABLE_SECS = 60.0
 _TINY_SECS, _AHEAD_SECS = 0.01, 1.0
 _MOST_AHEAD = 32
 _SUSPECT_SECS = 0.3
-_PROMPT = 0.1
-_PROMPT_SECS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +60,7 @@ class PilotPlan:
     job_id: str = ""
     restart_count: int = 0
     grace: float = GRACE_SECS
-    walltime: Walltime = field(default_factory=Walltime)
+    walltime: walltime.Walltime = field(default_factory=walltime.Walltime)
     seed: int | None = None
 
 
@@ -81,6 +79,7 @@ class Work:
         seconds: moving average of what a task takes, None before the first.
         taken, finished: how many so far.
         idle_since: end of the last task, on the loop's clock.
+        ready_at: since when it can take tasks.
     """
 
     def __init__(
@@ -104,6 +103,7 @@ class Work:
         self.finished: int = 0
         self._loop = asyncio.get_running_loop()
         self.idle_since: float = self._loop.time()
+        self.ready_at: float = self.idle_since
         self._config = config
         self._executor = executor
         self._table = table
@@ -191,18 +191,15 @@ class Work:
                 self._start(task, node)
 
     def _fits(self, task: Task, limit: float | None) -> bool:
-        walltime, grace = self.plan.walltime, self.plan.grace
-        if fits(walltime.left(self._loop.time()), limit, grace):
+        ends, grace = self.plan.walltime, self.plan.grace
+        late = task.entry.whole and not walltime.is_soon(task.since - self.ready_at, ends.total)
+        if not late and walltime.fits(ends.left(self._loop.time()), limit, grace):
             return True
-        if fits(walltime.total, limit, grace):
+        if walltime.fits(ends.total, limit, grace):
             self.skip.add(task.name)
             self._give_back(task, "")
         else:
-            text = (
-                f"its _time_limit of {limit:g} s does not fit into an allocation of {walltime.total:g} s: "
-                "give its _spec a longer time_min"
-            )
-            self._failed(task, Failure(kind="timeout", message=text))
+            self._failed(task, Failure(kind="timeout", message=walltime.too_long(limit, ends.total)))
         return False
 
     def _start(self, task: Task, node: Node) -> None:
@@ -270,23 +267,25 @@ class Work:
     def _kill(self, task: Task) -> None:
         """Also one that has not begun: it comes back as that."""
         if task.request is not None:
-            kind = "cancelled" if task.cancelled else self._kind_of(task)
-            self._executor.kill(task.request.run, task.entry.hash, kind, self._text())
+            kind, text = self._verdict(task)
+            self._executor.kill(task.request.run, task.entry.hash, kind, text)
 
     def _text(self) -> str:
         return f"its worker was ended: {self.why}" if self.why else "cancelled with its run"
 
-    def _kind_of(self, task: Task) -> FailureKind:
-        """A task that had the whole allocation and met its end would do so again; one that goes on would not."""
-        now, walltime = self._loop.time(), self.plan.walltime
-        if self._kind != "timeout":
-            return self._kind
-        left = walltime.left(now)
-        if task.began is None or task.request is None or left is None or walltime.total is None:
-            return "preempted"
-        used = walltime.total - left
-        whole = task.first and used - (now - task.began) <= max(_PROMPT * used, _PROMPT_SECS)
-        return "timeout" if whole and not task.request.node.info.resumable else "preempted"
+    def _verdict(self, task: Task) -> tuple[FailureKind, str]:
+        """As what a task fails that is ended here, and in which words; its request is told what time it had."""
+        if task.cancelled:
+            return "cancelled", self._text()
+        now, ends = self._loop.time(), self.plan.walltime
+        left = ends.left(now)
+        if self._kind != "timeout" or task.request is None or left is None or ends.total is None:
+            return self._kind if self._kind != "timeout" else "preempted", self._text()
+        used = ends.total - left
+        waited = used - (now - (now if task.began is None else task.began))
+        share = walltime.share_of(wanted=task.entry.whole, first=task.first, waited=waited, used=used)
+        task.request.share = share
+        return walltime.ending(share, task.request.node.info.resumable, ends.total)
 
     # -- what becomes of them --------------------------------------------------------------------------------
 
@@ -334,9 +333,10 @@ class Work:
             self._gone(task)
             return
         if self.ending == "hard" and failure.kind in ("cancelled", "killed"):
-            kind = self._kind_of(task)
+            kind, text = self._verdict(task)
+            planned = task.request is not None and task.request.share == "part"
             where, tail = failure.log_path, failure.log_tail
-            failure = Failure(kind=kind, message=self._text(), log_path=where, log_tail=tail)
+            failure = Failure(kind=kind, message=text, planned=planned, log_path=where, log_tail=tail)
         self._failed(task, failure)
 
     def _failed(self, task: Task, failure: Failure) -> None:

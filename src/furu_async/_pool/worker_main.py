@@ -161,8 +161,7 @@ class _Worker:
         if self._pilot is None:
             self._stopped = name
         else:
-            # The early warning leaves what runs its time: the next signal ends it.
-            self._pilot.drain(name, hard=name != "SIGUSR1")
+            self._pilot.signal(name)
 
     # -- before it begins ------------------------------------------------------------------------------------
 

@@ -15,6 +15,9 @@ from furu_async._pool.wanted import Stage, Task
 from furu_async.errors import FuruError
 from furu_async.report import Failure
 
+_FIRST = 10_000
+"""What needs a fresh worker goes before everything else: a worker is fresh but once."""
+
 
 class Writer:
     """See the module.
@@ -68,10 +71,11 @@ class Writer:
             attempt=request.attempt,
             ticket=task.number,
             run_id=request.run.run_id,
-            priority=request.priority,
+            priority=request.priority + (_FIRST if request.whole else 0),
             supersede=node.supersede,
             takeover=node.takeover,
             silent_at=node.silent_at,
+            whole=request.whole,
             history=list(node.history),
             failure_kind=last.kind if last is not None else "",
             error=last.line() if last is not None else "",

@@ -20,7 +20,7 @@ from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._slurm import local_files as files
 from furu_async._slurm.commands import clean_environment
 from furu_async._slurm.local_files import LocalJob, LocalPaths
-from furu_async._slurm.parameters import SIGNAL_SECS
+from furu_async._slurm.parameters import signal_secs
 from furu_async._slurm.port import (
     Done,
     Found,
@@ -120,6 +120,7 @@ class LocalPort:
         self.paths.make()
         options = request.options
         env = clean_environment(os.environ if self._env is None else self._env)
+        limit = files.seconds(str(options.get("time", "")))
         job = LocalJob(
             name=request.name,
             script=script(request),
@@ -127,8 +128,8 @@ class LocalPort:
             cwd=os.getcwd(),
             env=files.keep_environment(env),
             log=str(options.get("output", "")),
-            limit=files.seconds(str(options.get("time", ""))),
-            notice=float(SIGNAL_SECS),
+            limit=limit,
+            notice=float(signal_secs(limit / 60.0)),
             dependency=str(options.get("dependency", "")),
             hold=bool(options.get("hold", False)),
             at_once=self._at_once,

@@ -20,7 +20,10 @@ from furu_async._slurm.port import JobRequest
 from furu_async.errors import FuruConfigError
 
 SIGNAL_SECS = 90
-"""How long before the end of its walltime a job hears of it, by SIGUSR2."""
+"""How long before the end of its walltime a job hears of it, by SIGUSR2; less where that is short."""
+
+_SIGNAL_PART = 0.1
+_LEAST_SIGNAL_SECS = 10
 
 _OURS = (
     "job-name",
@@ -108,7 +111,7 @@ def request(spec: SlurmSpec, wish: Wish) -> JobRequest:
     if any(name in extra.options for name in _INSTEAD_OF_GPUS):
         options.pop("gpus-per-node", None)
     options.update(extra.options)
-    options.update(_ours(wish))
+    options.update(_ours(wish, spec.time_min))
     dependency = join_dependencies(extra.dependency, wish.dependency)
     if dependency:
         options["dependency"] = dependency
@@ -121,7 +124,15 @@ def request(spec: SlurmSpec, wish: Wish) -> JobRequest:
     )
 
 
-def _ours(wish: Wish) -> dict[str, str | bool]:
+def signal_secs(time_min: float) -> int:
+    """How many seconds before the end of a walltime of so many minutes a job hears of it.
+
+    Slurm looks at this every half minute, so a job of a minute would else be told as soon as it starts.
+    """
+    return round(min(SIGNAL_SECS, max(_LEAST_SIGNAL_SECS, _SIGNAL_PART * 60.0 * time_min)))
+
+
+def _ours(wish: Wish, time_min: float) -> dict[str, str | bool]:
     where = _value("log_dir", wish.log_dir).replace("%", "%%")
     log = f"{where}/{check_name(wish.name)}-{'%A_%a' if wish.array else '%j'}.log"
     options: dict[str, str | bool] = {
@@ -129,7 +140,7 @@ def _ours(wish: Wish) -> dict[str, str | bool]:
         "output": log,
         "error": log,
         "open-mode": "append",
-        "signal": f"B:USR2@{SIGNAL_SECS}",
+        "signal": f"B:USR2@{signal_secs(time_min)}",
         "kill-on-invalid-dep": "yes",
     }
     if wish.array:

@@ -23,7 +23,6 @@ from furu_async._testing.slurm_jobs import (
 _FAILED = "sbatch: error: Batch job submission failed: "
 _FULL = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
 _POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
-_WARNING_SECS = 90.0
 
 Mishap = Literal["ghost", "lost"]
 
@@ -263,8 +262,9 @@ class SimController:
         copy.task = self._loop.create_task(self._run(copy), name=f"simulated job {job.id} r{job.restarts}")
         copy.task.add_done_callback(lambda task: self._copy_ended(job, copy, task))
         limit = walltime(job.request)
-        if limit > _WARNING_SECS:
-            self._loop.call_later(limit - _WARNING_SECS, copy.warned.set)
+        notice = float(str(job.request.options.get("signal", "@0")).rpartition("@")[2])
+        if limit > notice > 0:
+            self._loop.call_later(limit - notice, copy.warned.set)
         self._loop.call_later(limit, self._time_out, job, copy)
         self._touch(job)
 

@@ -79,7 +79,9 @@ class Left:
             encode(RunRecord(run_id=self.run_id, key=self.key, created_at=86400.0))
         )
 
-    def attempt(self, obj: Item, kind: str | None, begun: bool = True, message: str = "before") -> int:
+    def attempt(
+        self, obj: Item, kind: str | None, begun: bool = True, message: str = "before", **more: Any
+    ) -> int:
         """One attempt that ended so (None: it did not)."""
         name = class_info(type(obj)).name
         paths = ArtifactPaths(self.root, name, obj.furu_hash)
@@ -96,7 +98,7 @@ class Left:
                 hash=obj.furu_hash,
                 result="inline" if kind == "ok" else "",
                 **({"value": msgspec.Raw(b"1")} if kind == "ok" else {}),  # type: ignore[arg-type]
-                failure=None if kind == "ok" else Failure(kind=kind, message=message),  # type: ignore[arg-type]
+                failure=None if kind == "ok" else Failure(kind=kind, message=message, **more),  # type: ignore[arg-type]
             )
             verb = "publish" if kind == "ok" else "finish"
             more = (False,) if kind == "ok" else ()
@@ -164,6 +166,28 @@ def test_ends_of_the_run_count_and_a_lost_one_only_if_it_had_begun(
     assert (found.last.kind if found.last is not None else None) == last
     assert len(found.lines) == sum(counts.values())
     assert found.newest is bool(ends)
+
+
+@pytest.mark.fault("F44")
+def test_attempts_that_were_cut_short_cost_nothing_here_either(config: FuruConfig, dead: Owner) -> None:
+    item = Item()
+    left = Left(str(config.path), dead, item)
+    for saved in ("one", "two", "two"):
+        left.attempt(item, "preempted", begun=False, checkpoint=saved)
+    left.attempt(item, "compute")
+    for _ in range(2):
+        left.attempt(item, "preempted", begun=False, planned=True)
+    paths = ArtifactPaths(str(config.path), class_info(Item).name, item.furu_hash)
+    found = continuing.spent(paths, artifacts.look(paths), continuing.Earlier(run_id=RUN))
+    assert found.counts == {"preempted": 1, "compute": 1}
+    assert (found.cuts.free, found.cuts.row, found.cuts.checkpoint) == (4, 3, "two")
+    left.attempt(item, "preempted", begun=False, planned=True)
+    found = continuing.spent(paths, artifacts.look(paths), continuing.Earlier(run_id=RUN))
+    assert found.counts == {"preempted": 1, "compute": 1, "timeout": 1}
+    report = go_on(item)
+    assert report[item].status == "failed"
+    assert report[item].failure is not None
+    assert "too little time left" in report[item].failure.message
 
 
 def test_attempts_of_other_runs_in_between_do_not_count(config: FuruConfig, dead: Owner) -> None:

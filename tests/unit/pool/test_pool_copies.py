@@ -83,9 +83,9 @@ def test_one_that_lives_on_keeps_its_task() -> None:
 
 @pytest.mark.fault("F41", "F43")
 def test_a_requeue_is_no_proof_and_counts_as_preempted() -> None:
-    assert crew.kind_of(STARTED_AGAIN, 3) == "preempted"
+    assert crew.kind_of(STARTED_AGAIN) == "preempted"
     assert not crew.is_proof(STARTED_AGAIN)
-    assert crew.kind_of(Ended("revoked", "REVOKED"), 0) == "lost"
+    assert crew.kind_of(Ended("revoked", "REVOKED")) == "lost"
 
 
 @pytest.mark.fault("F41")
