@@ -173,8 +173,20 @@ class Lab:
 
     async def begun(self, name: str, times: int = 1) -> list[str]:
         """Wait until an artifact has begun so many times; job and process of the last."""
-        await until(lambda: len(self.attempts(name)) >= times, f"{name} begins ({times})", 60)
+        try:
+            await until(lambda: len(self.attempts(name)) >= times, f"{name} begins ({times})", 60)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.story()}") from None
         return self.attempts(name)[times - 1]
+
+    def story(self) -> str:
+        """What queue, workers and journal say, for the message of a test that fails."""
+        told = []
+        for run in self.runs():
+            told += [str(path) for path in sorted((run / "queue").rglob("*.*"))]
+            for path in (*run.glob("workers/*/status.json"), *run.glob("logs/*"), run / "journal.jsonl"):
+                told.append(f"== {path}\n{path.read_text()[-2000:]}")
+        return "\n".join(told + self.living())
 
     async def nothing_left(self, seconds: float = 30) -> None:
         """No job and no process of it is left, at once or within some seconds."""
