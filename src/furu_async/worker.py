@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 __all__ = ["main"]
 
@@ -19,6 +23,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from furu_async._pool import worker_main
 
     return worker_main.main(args)
+
+
+def run() -> NoReturn:
+    """The process of a job, from its first import to its end: nothing of the user's has run in it yet."""
+    _parser().parse_args()
+    from furu_async._runner import spares
+
+    fork = spares.prepare()
+    if fork is not None:
+        sys.exit(fork())
+    code = main()
+    # What is to be written is written: whoever waits for this job need not wait for the interpreter's end as well.
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # there is none, it is full, it is closed
+            stream.flush()
+    os._exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,4 +65,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -17,7 +17,9 @@ from typing import Any
 
 import msgspec
 
+from furu_async._runner import spares
 from furu_async._runner.messages import FrameBuffer
+from furu_async._runner.spares import Process
 from furu_async._runtime.blocking import DOOR
 from furu_async._store import keeper
 from furu_async.errors import FuruExecutorError
@@ -35,7 +37,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
+def _start(end: socket.socket, heartbeat: float) -> Process:
+    return spares.take_keeper(end, heartbeat) or keeper.spawn(end, heartbeat)
+
+
+def _reap(process: Process) -> None:
     """Wait for a keeper that has closed its socket; one that does not go is killed, for its successor takes over."""
     try:
         process.wait(_REAP_SECS)
@@ -59,7 +65,7 @@ class KeeperClient:
         self.heartbeat = heartbeat
         self.pid = 0
         self._loop = asyncio.get_running_loop()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._socket: socket.socket | None = None
         self._buffer = FrameBuffer()
         self._out: list[Op] = []
@@ -86,7 +92,7 @@ class KeeperClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
         try:
-            self._process = await DOOR.process.run(keeper.spawn, theirs, self.heartbeat)
+            self._process = await DOOR.process.run(_start, theirs, self.heartbeat)
         except OSError as error:
             ours.close()
             raise FuruExecutorError(f"the keeper process cannot be started: {error}") from error

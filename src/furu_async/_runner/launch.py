@@ -18,10 +18,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from furu_async._model import naming
-from furu_async._runner import spools
+from furu_async._runner import spares, spools
 from furu_async._runner.burial import oom_counter
 from furu_async._runner.capture import STREAMS, open_spool, spool_path
 from furu_async._runner.processes import TOKEN_VARIABLE, end_group, start_time
+from furu_async._runner.spares import Process
 from furu_async.errors import FuruExecutorError
 
 _BOOT = (
@@ -43,7 +44,7 @@ class Launched:
         lifeline: closing it (as the kernel does when this process dies) kills the child's process group.
     """
 
-    process: subprocess.Popen[bytes]
+    process: Process
     start_time: int
     token: str
     command: str
@@ -141,7 +142,7 @@ def _launch(base: str, token: str, env: dict[str, str]) -> Launched:
         opened += files
         numbers = (child_stream.fileno(), child_ids.fileno(), child_lifeline)
         arguments = command(*numbers)
-        process = subprocess.Popen(
+        process: Process = spares.take_child(env, search_path(), (*numbers, *files)) or subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,
             stdout=files[0],

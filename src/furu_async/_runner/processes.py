@@ -12,6 +12,10 @@ import os
 import signal
 
 TOKEN_VARIABLE = "FURU_ASYNC_CHILD"
+
+ROOM = "0" * 32
+"""What a job has in that variable from its start: room for the token of a child that is forked from it."""
+
 _PR_SET_CHILD_SUBREAPER = 36
 
 

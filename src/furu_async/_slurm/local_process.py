@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 
-from furu_async._runner.processes import processes
+from furu_async._runner.processes import ROOM, TOKEN_VARIABLE, processes
 from furu_async._runtime import clock
 from furu_async._slurm.local_files import LocalJob, read_environment
 
@@ -27,6 +27,7 @@ def start(job: LocalJob, task: str, number: int, index: int) -> subprocess.Popen
     log = log.replace("\0", "%") or os.devnull
     env = read_environment(job.env)
     env.update(SLURM_JOB_ID=base, SLURM_JOB_NAME=job.name, SLURM_RESTART_COUNT="0")
+    env[TOKEN_VARIABLE] = ROOM
     if index >= 0:
         env.update(SLURM_ARRAY_JOB_ID=base, SLURM_ARRAY_TASK_ID=str(index))
     if job.limit:

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from furu_async._runner.processes import ROOM, TOKEN_VARIABLE
 from furu_async._slurm import commands
 from furu_async._slurm.answers import RETRYING, read_done, read_sbatch, read_silence
 from furu_async._slurm.parse import (
@@ -61,7 +62,7 @@ def script(request: JobRequest) -> str:
         command,
         "/nonexistent",
         **{"wckey": None, **options},
-        setup=list(request.setup) or None,
+        setup=[f"export {TOKEN_VARIABLE}={ROOM}", *request.setup],
         teardown=teardown or None,
         additional_parameters=additional,
         use_srun=False,
