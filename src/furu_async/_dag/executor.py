@@ -9,10 +9,10 @@ from furu_async._dag.dag import SlurmDag
 from furu_async._dag.run import DagRun
 from furu_async._dag.tracks import Shared
 from furu_async._executors.ahead import ToDo
+from furu_async._executors.asking import Asker
 from furu_async._executors.base import Node, Request, RunPort
 from furu_async._executors.held_runs import HeldRuns
 from furu_async._executors.identity import Identity
-from furu_async._executors.validity import validate_stored
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import Policy
 from furu_async._runner.keeper_client import KeeperClient
@@ -52,6 +52,7 @@ class DagExecutor:
             submitter=Submitter(port, rules=rules, look=poller.find, at_once=AT_ONCE),
             held=HeldRuns(keeper or KeeperClient(config.heartbeat_secs), Identity()),
         )
+        self._asker = Asker(self.shared.held, config)
         self.runs: dict[RunPort, DagRun] = {}
         self._changed = asyncio.Event()
 
@@ -92,8 +93,8 @@ class DagExecutor:
         self._of(run).kill(node)
 
     async def validate(self, run: RunPort, node: Node, files: bool) -> Validation:
-        """In a thread: there are no children here."""
-        return await validate_stored(node.obj, run.config, files, files)
+        """In a child process of its own, if that is user code."""
+        return await self._asker.validate(run, node, files)
 
     async def find_job(self, name: str) -> Found:
         """Jobs of a name, in Slurm's queue or in its accounting."""
@@ -119,6 +120,7 @@ class DagExecutor:
         for run in list(self.runs):
             await self.release(run)
         await self.shared.poller.aclose()
+        await self._asker.aclose()
         await self.shared.held.aclose()
 
     def _of(self, run: RunPort) -> DagRun:

@@ -10,11 +10,11 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from furu_async._executors.asking import Asker
 from furu_async._executors.base import Node, Request, RunPort
 from furu_async._executors.held_runs import HeldRuns
 from furu_async._executors.identity import Identity
 from furu_async._executors.sharing import leave, withdraw
-from furu_async._executors.validity import validate_stored
 from furu_async._model.resources import SlurmSpec
 from furu_async._pool.control import Control
 from furu_async._pool.crew import Gone, Row, row_of
@@ -62,6 +62,7 @@ class PoolExecutor:
         self.config: FuruConfig = config
         self.identity: Identity = Identity()
         self.held: HeldRuns = HeldRuns(self._make_keeper(), self.identity)
+        self._asker = Asker(self.held, config)
         self.table: dict[tuple[str, str], Task] = {}
         self.control: Control | None = None
         self._home: RunPort | None = None
@@ -137,8 +138,8 @@ class PoolExecutor:
         self._take_out(task, end=True)
 
     async def validate(self, run: RunPort, node: Node, files: bool) -> Validation:
-        """In a thread of this process: there are no children here."""
-        return await validate_stored(node.obj, run.config, files, files)
+        """In a child process of its own, if that is user code."""
+        return await self._asker.validate(run, node, files)
 
     async def release(self, run: RunPort) -> None:
         """The run is over here: end what it still has. The home run stays open for as long as there are workers."""
@@ -182,6 +183,7 @@ class PoolExecutor:
         for run in (self._home, self._adopted):
             if run is not None:
                 self.held.close(run)
+        await self._asker.aclose()
         await self.held.aclose()
 
     async def _find_left(self, run: RunPort) -> None:
