@@ -70,6 +70,7 @@ def state_of(obj: Furu[Any], root: str) -> dict[str, Any]:
 
 
 def _state_of(obj: Furu[Any], root: str) -> ArtifactState:
+    check_readable(root)
     paths = ArtifactPaths(root, class_info(type(obj)).name, obj.furu_hash)
     seen = look(paths)
     notes = tuple(seen.notes)

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from furu_async._model import context
 from furu_async._model.artifact import Binding, Furu, bind, class_info
 from furu_async._model.dag import dependencies
-from furu_async._store import results
+from furu_async._store import atomic, results
 from furu_async._store.artifacts import look, read_success
-from furu_async._store.layout import ArtifactPaths
+from furu_async._store.layout import ArtifactPaths, data_folder
 from furu_async._store.manifest import verify_manifest
 from furu_async._store.records import Damaged, End
 from furu_async.errors import FuruComputeError, FuruMissingArtifact, FuruStoreError
@@ -126,15 +126,16 @@ def published_directory(obj: Furu[Any], root: str) -> str:
 
 
 def check_readable(root: str) -> None:
-    """Raise FuruStoreError if the root exists and cannot be listed, or is not a folder."""
+    """Raise FuruStoreError if the root, or the folder of the results in it, is there and cannot be used as a folder."""
     try:
         with os.scandir(root):
-            return
+            pass
+        atomic.check_place(data_folder(root))
     except FileNotFoundError:
         return
     except OSError as error:
         raise FuruStoreError(
-            f"the store {root} cannot be read: {error.strerror}",
+            f"the store {root} cannot be read: {error.strerror} ({error.filename or root})",
             "check FURU_PATH and its permissions",
             root,
             str(error),

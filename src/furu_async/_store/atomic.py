@@ -65,6 +65,26 @@ def check_folders(*paths: str) -> None:
             raise Damaged(path, f"it is {_kind(mode)} where a folder belongs")
 
 
+def check_place(path: str) -> None:
+    """See to it that a folder, a link to one, or nothing at all is in a place that people may have made themselves.
+
+    Raises:
+        NotADirectoryError: something else is, such as a link to what is not there.
+        OSError: it cannot be asked for.
+    """
+    try:
+        mode = fs.stat(path).st_mode
+    except FileNotFoundError:
+        try:
+            target = fs.readlink(path)
+        except OSError:
+            return
+        text = f"it is a link to {target}, which is not there"
+        raise NotADirectoryError(errno.ENOTDIR, text, path) from None
+    if not stat.S_ISDIR(mode):
+        raise NotADirectoryError(errno.ENOTDIR, f"it is {_kind(mode)} where a folder belongs", path)
+
+
 def _kind(mode: int) -> str:
     if stat.S_ISLNK(mode):
         return "a symbolic link"
@@ -72,7 +92,11 @@ def _kind(mode: int) -> str:
 
 
 def make_folders(path: str, stop: str = "") -> None:
-    """Make a folder and the missing ones above it, with the umask's permissions."""
+    """Make a folder and the missing ones above it, with the umask's permissions.
+
+    Raises:
+        OSError: one of them cannot be made; `NotADirectoryError` if a link above leads nowhere.
+    """
     missing = []
     while True:
         try:
@@ -91,6 +115,9 @@ def make_folders(path: str, stop: str = "") -> None:
             fs.mkdir(folder)
         except FileExistsError:
             pass
+        except FileNotFoundError:
+            check_place(path)
+            raise
 
 
 def write_new(path: str, data: bytes, sync: bool = False) -> None:

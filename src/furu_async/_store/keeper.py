@@ -58,7 +58,7 @@ from furu_async._store.artifacts import (
 from furu_async._store.artifacts import publish_encoded as publish
 from furu_async._store.beat import Beat, read_beat
 from furu_async._store.holding import HeldRun
-from furu_async._store.layout import ArtifactPaths
+from furu_async._store.layout import ArtifactPaths, data_folder
 from furu_async._store.liveness import children_of, end_children, end_left_behind
 from furu_async._store.records import ChildRecord, Claim, Damaged, End, decode, encode
 from furu_async._store.sweep import Sweeper
@@ -139,6 +139,7 @@ class Keeper:
         known = self._known(run)
         if known is not None:
             return known
+        atomic.check_place(data_folder(root))
         if not run.open(after):
             return {"r": "taken"}
         return self._opened(run)
@@ -148,6 +149,7 @@ class Keeper:
         known = self._known(run)
         if known is not None:
             return known
+        atomic.check_place(data_folder(root))
         run.join()
         return self._opened(run)
 

@@ -315,6 +315,11 @@ class RunPaths(_Generations):
         return f"{unfinished_folder(self.root, key)}/{self.run_id}"
 
 
+def data_folder(root: str) -> str:
+    """The folder of all artifacts."""
+    return f"{root}/data"
+
+
 def unfinished_folder(root: str, key: str) -> str:
     """The runs of one call that have not ended: a name for each."""
     return f"{root}/runs/.unfinished/{check_hash(key)}"
