@@ -6,6 +6,7 @@ import argparse
 import atexit
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
@@ -15,7 +16,10 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one worker or job to its end; the code that the process is to exit with (`_runtime.exit_codes`)."""
-    args = _parser().parse_args(argv)
+    return _work(_parser().parse_args(argv))
+
+
+def _work(args: argparse.Namespace) -> int:
     if args.command == "dag":
         from furu_async._dag import job_main
 
@@ -26,15 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """The process of a job, from its first import to its end: nothing of the user's has run in it yet."""
-    _parser().parse_args()
+    """The process of a job, or of what it forks, from its first import to its end."""
+    args = _parser().parse_args()
     from furu_async._runner import spares
 
     fork = spares.prepare()
+    code = fork() if fork is not None else _work(args)
     if fork is not None:
-        sys.exit(fork())
-    code = main()
-    # What is to be written is written: whoever waits for this job need not wait for the interpreter's end as well.
+        threading._shutdown()  # type: ignore[attr-defined]  # a user's threads
+    # What is to be written is written: whoever waits for this process need not wait for the end of its interpreter.
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # there is none, it is full, it is closed

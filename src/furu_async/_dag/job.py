@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from furu_async._dag import orders
-from furu_async._dag.claims import reclaim
 from furu_async._dag.orders import Order, OrderNode, Outcome
 from furu_async._executors.base import Executor, Node, Request
 from furu_async._executors.joined import JoinedRun
-from furu_async._executors.watcher import Watcher
 from furu_async._model.artifact import Furu, class_info
 from furu_async._plan import retry
 from furu_async._plan.events import (
@@ -176,6 +174,8 @@ class NodeJob:
     async def _work(self) -> int:
         one = self.assignment
         if one.job.restarts:
+            from furu_async._dag.claims import reclaim  # most jobs start faster without
+
             await DOOR.files.run(reclaim, one.root, one.run_id, one.node, one.wid, deadline=STORE_SECS)
         state = await DOOR.files.run(self._standing, deadline=STORE_SECS)
         if state is not None:
@@ -297,6 +297,8 @@ class NodeJob:
 
     async def _wait_for_others(self, node: Node, run: JobRun) -> WatchEnded | None:
         """Somebody else has the claim: until it is ended, or its owner is lost, or this job is told to end."""
+        from furu_async._executors.watcher import Watcher
+
         one, loop = self.assignment, asyncio.get_running_loop()
         answer: asyncio.Future[WatchEnded] = loop.create_future()
         watcher = Watcher(
