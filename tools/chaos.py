@@ -17,12 +17,13 @@ CAMPAIGNS = {
     "core": 2_000_000,
     "whole-runs": 40_000,
     "cluster-runs": 10_000,
+    "cluster-outages": 10_000,
     "races-of-2": 1_700,
     "races-of-8": 300,
     "kills": 500,
     "zombies": 100,
 }
-"""Trials at length 1. The two kinds of simulated runs are 50,000 together, the two kinds of races 2,000."""
+"""Trials at length 1. The three kinds of simulated runs are 60,000 together, the two kinds of races 2,000."""
 
 
 def main() -> int:

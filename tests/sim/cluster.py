@@ -58,13 +58,18 @@ _ERRORS = (errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EACCES, errno.EDQUOT, er
 
 
 class Cluster:
-    """What one seed stands for, and what was seen of it."""
+    """What one seed stands for, and what was seen of it.
 
-    def __init__(self, seed: int, root: str) -> None:
+    Args:
+        outages: durability is ``auto`` and hosts lose their power often, and with it a part of what they wrote.
+    """
+
+    def __init__(self, seed: int, root: str, outages: bool = False) -> None:
         self.seed = seed
         self.root = root
         rng = self.rng = random.Random(seed)
         self.trouble = False
+        self.outages = outages
         self.loop = ClusterLoop(seed, grain=rng.choice([0.0, 0.3, 1.0]))
         skewed = rng.random() < 0.7
         self.hosts = [Host(f"host{k}", rng, skewed) for k in range(rng.choice([1, 2, 2, 3]))]
@@ -78,15 +83,15 @@ class Cluster:
             heartbeat_grace_secs=grace,
             stale_after_secs=60.0,
             infra_secs=60.0,
-            durability=rng.choice(["power", "power", "auto"]),
+            durability="auto" if outages else rng.choice(["power", "power", "auto"]),
         )
         self.watch = Watch(
             self.loop, root, min(lease, grace), max(lease, grace), self.config.durability == "power"
         )
         self.watch.on_attempt = lambda attempt: self.crises.on_attempt(attempt)
-        self.storage = None if rng.random() < 0.4 else self._draw_storage()
+        self.storage = None if not outages and rng.random() < 0.4 else self._draw_storage()
         self.watch.sure = not self.trouble
-        self.crises = Crises(self, rng.choice([0, 1, 1, 2, 4, 8]))
+        self.crises = Crises(self, rng.choice([2, 4, 8] if outages else [0, 1, 1, 2, 4, 8]))
         self.fault_rate = rng.choice([0.0, 0.0, 0.2, 0.5])
         self.heal_at = rng.uniform(30, 200)
         self.calm = False
@@ -103,7 +108,7 @@ class Cluster:
             lost_reply=rng.choice([0.0, 0.0, 0.01, 0.05]),
             errors={rng.choice(_ERRORS): rate, rng.choice(_ERRORS): rate} if rate else {},
             spell_secs=rng.choice([0.0, 0.0, rng.uniform(0, 10)]),
-            torn=rng.choice([0.0, 0.5, 1.0]),
+            torn=rng.choice([0.3, 0.5, 0.7] if self.outages else [0.0, 0.5, 1.0]),
             nameless=rng.random() < 0.5,
         )
         self.trouble = bool(faults.lost_reply or faults.errors)
@@ -395,7 +400,7 @@ def _simulated(cluster: Cluster) -> Iterator[None]:
         clock.wall = wall
 
 
-def simulate(seed: int, folder: str | None = None) -> Cluster:
+def simulate(seed: int, folder: str | None = None, outages: bool = False) -> Cluster:
     """Live through one seed in a temporary store.
 
     Raises:
@@ -406,7 +411,7 @@ def simulate(seed: int, folder: str | None = None) -> Cluster:
         folder = "/dev/shm"
     root = tempfile.mkdtemp(prefix=f"cluster-{seed}-", dir=folder)
     try:
-        cluster = Cluster(seed, root)
+        cluster = Cluster(seed, root, outages)
         loop = cluster.loop
         with _simulated(cluster):
             asyncio.set_event_loop(loop)
@@ -433,6 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="the first one")
+    parser.add_argument("--outages", action="store_true", help="hosts lose their power often")
     parser.add_argument("--trace", action="store_true", help="print what happened")
     parser.add_argument("--folder", default=None, help="where the temporary stores go")
     options = parser.parse_args(arguments)
@@ -440,7 +446,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed, began = 0, time.monotonic()
     for seed in range(options.seed, options.seed + options.runs):
         try:
-            cluster = simulate(seed, options.folder)
+            cluster = simulate(seed, options.folder, options.outages)
         except Exception as error:
             failed += 1
             if options.trace:
@@ -449,7 +455,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 traceback.print_exception(error)
             text = str(error).strip().splitlines()
             print(f"seed {seed}: {type(error).__name__}: {text[0][:300] if text else ''}")
-            print(f"  again with: python tests/sim/cluster.py --runs 1 --seed {seed} --trace", flush=True)
+            mode = " --outages" if options.outages else ""
+            print(
+                f"  again with: python tests/sim/cluster.py --runs 1 --seed {seed}{mode} --trace", flush=True
+            )
         else:
             if options.trace:
                 print(*cluster.watch.trace, sep="\n")

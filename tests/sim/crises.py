@@ -57,7 +57,7 @@ class Crises:
             ("pause keeper", 1, self._pause_keeper),
             ("pause both", 2, self._pause_both),
             ("kill child", 1, self._kill_child),
-            ("crash host", 1, lambda one: self._crash(one.process.host)),
+            ("crash host", 9 if cluster.outages else 1, lambda one: self._crash(one.process.host)),
             ("hang mount", 1, self._hang),
             ("sleep", 2, self._sleep),
             ("wall jump", 1, self._jump),

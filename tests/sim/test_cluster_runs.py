@@ -41,17 +41,39 @@ def test_clusters_keep_every_promise(first: int, runs: int) -> None:
             _live(seed, counts)
 
 
-def _live(seed: int, counts: Counts) -> None:
+@pytest.mark.fault("F13", "F30")
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("first", "runs"), split("cluster-outages", 4))
+def test_clusters_whose_hosts_lose_their_power_keep_every_promise(first: int, runs: int) -> None:
+    with counting("cluster-outages") as counts:
+        for seed in range(first, first + runs):
+            _live(seed, counts, outages=True)
+
+
+def _live(seed: int, counts: Counts, outages: bool = False) -> None:
     try:
-        cluster = simulate(seed)
+        cluster = simulate(seed, outages=outages)
     except BaseException as error:
         counts.harm(error.harm if isinstance(error, Broken) else "endless")
-        error.add_note(f"again with: python tests/sim/cluster.py --runs 1 --seed {seed} --trace")
+        mode = " --outages" if outages else ""
+        error.add_note(f"again with: python tests/sim/cluster.py --runs 1 --seed {seed}{mode} --trace")
         raise
     finally:
         counts.trials += 1
     counts.most("controllers in a run", cluster.lives)
     counts.most("seconds at most", cluster.loop.now)
+
+
+def test_hosts_lose_their_power_and_a_part_of_what_they_wrote() -> None:
+    crashes = results = 0
+    for seed in range(60):
+        cluster = simulate(seed, outages=True)
+        crashes += sum(entry[2:4] == ("crisis", "crash host") for entry in cluster.watch.trace)
+        assert cluster.storage is not None
+        lost = {path.rpartition("/")[2] for _, what, path, _ in cluster.storage.log if what == "crash"}
+        results += "SUCCESS.json" in lost
+    assert crashes > 40
+    assert results > 4
 
 
 @pytest.mark.parametrize("seed", range(0, 100, 9))
