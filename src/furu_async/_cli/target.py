@@ -96,6 +96,10 @@ def _import_file(where: str) -> ModuleType:
             f"{where} cannot be imported: {unfit[-1]!r} is no module name",
             "child processes import the module by its name: rename it to letters, digits, '_' and '-'",
         )
+    if names[0] in sys.stdlib_module_names or names[0] == "__main__":
+        raise TargetError(
+            f"{where} cannot be imported: Python already has a module {names[0]!r} of its own", "rename it"
+        )
     _put_first(str(Path.cwd()))
     _put_first(str(top))
     module = _import(name)

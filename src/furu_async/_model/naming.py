@@ -197,8 +197,8 @@ def main_name(main: ModuleType) -> str:
 
 
 def _origin(stem: str, folder: str) -> str | None:
-    if stem in sys.builtin_module_names:
-        return f"Python's built-in module {stem}"
+    if stem in sys.stdlib_module_names or stem in _MAIN:
+        return f"Python's own module {stem}"
     path = sys.path if folder in map(os.path.abspath, sys.path) else [folder, *sys.path]
     spec = PathFinder.find_spec(stem, path)
     return None if spec is None else spec.origin

@@ -162,10 +162,17 @@ def test_a_file_of_a_package_is_imported_under_its_full_name(folder: Path) -> No
     assert type(found).__module__ == "cli_pkg.sub.steps"
 
 
-def test_a_file_named_like_a_module_of_python_is_refused(folder: Path) -> None:
-    (folder / "json.py").write_text(SOURCE)
-    with pytest.raises(TargetError, match="already has a module 'json'"):
-        load_targets("./json.py:one")
+@pytest.mark.parametrize("name", ["json", "calendar", "code", "__main__"])
+def test_a_file_named_like_a_module_of_python_is_refused(folder: Path, name: str) -> None:
+    (folder / f"{name}.py").write_text(SOURCE)
+    with pytest.raises(TargetError, match=f"already has a module '{name}'"):
+        load_targets(f"./{name}.py:one")
+
+
+def test_a_file_named_like_a_module_that_is_loaded_is_refused(folder: Path) -> None:
+    (folder / "pytest.py").write_text(SOURCE)
+    with pytest.raises(TargetError, match="already has a module 'pytest'"):
+        load_targets("./pytest.py:one")
 
 
 @pytest.mark.parametrize(

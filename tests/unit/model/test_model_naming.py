@@ -304,7 +304,7 @@ def test_names_of_what_runs_as_main(script: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(FuruDefinitionError, match=words):
             main_name(fake_main(monkeypatch, **attributes))
         assert script_import() is None
-    for name in ("time.py", "json.py", "a.b.py", "tool"):
+    for name in ("time.py", "json.py", "a.b.py", "tool", "calendar.py", "__main__.py"):
         (script.parent / name).write_text("")
         if name == "json.py":
             monkeypatch.setattr(sys, "path", [*sys.path, str(script.parent)])
