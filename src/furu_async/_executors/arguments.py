@@ -67,6 +67,8 @@ def make_policy(
         raise FuruDefinitionError(f"max_failures={max_failures!r}: use a whole number, 1 or more, or None")
     if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
         raise FuruDefinitionError(f"retries={retries!r}: use a whole number, 0 or more, or None")
+    if retry_failed is not None and not isinstance(retry_failed, bool):
+        raise FuruDefinitionError(f"retry_failed={retry_failed!r}: use True, False or None")
     return Policy(
         on_failure=on_failure,
         max_failures=max_failures,
@@ -92,10 +94,13 @@ def check_rerun(rerun: Sequence[str]) -> tuple[str, ...]:
     """Names of classes to be computed again."""
     if isinstance(rerun, str):
         rerun = (rerun,)
+    if not isinstance(rerun, Iterable) or isinstance(rerun, type):
+        raise FuruDefinitionError(f"rerun={rerun!r}: use names such as 'module.Class', or 'ALL'")
+    rerun = tuple(rerun)
     for name in rerun:
         if not is_rerun_name(name):
             raise FuruDefinitionError(f"rerun={rerun!r}: use names such as 'module.Class', or 'ALL'")
-    return tuple(rerun)
+    return rerun
 
 
 def make_run_id() -> str:

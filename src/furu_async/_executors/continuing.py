@@ -17,9 +17,11 @@ from typing import Any
 
 import msgspec
 
+from furu_async._executors.publishing import NEEDS_A_PERSON, what_to_do
 from furu_async._model.artifact import Furu
 from furu_async._plan.events import NO_CUTS, Cuts
 from furu_async._plan.retry import count
+from furu_async._runner.loading import look_through
 from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._store import atomic, runs
@@ -29,6 +31,7 @@ from furu_async._store.look import Look
 from furu_async._store.marker import read_end
 from furu_async._store.records import Claim, Damaged, decode
 from furu_async._store.runs import Unfinished
+from furu_async.errors import FuruStoreError
 from furu_async.report import Failure, FailureKind
 
 FIND_SECS = 5.0
@@ -105,6 +108,22 @@ async def key_of(targets: Sequence[Furu[Any]], kind: str) -> str:
             await asyncio.sleep(0)
             until = loop.time() + _SLICE
     return runs.call_key(kind, hashes)
+
+
+async def unusable(root: str) -> FuruStoreError | None:
+    """What a person has to put right before any run can use this store; None if there is nothing, or no answer."""
+    try:
+        await DOOR.probe.run(look_through, root, deadline=FIND_SECS)
+    except OSError as error:
+        number, path = error.errno or 0, str(error.filename or root)
+        if number not in NEEDS_A_PERSON:
+            return None
+        text = error.strerror or str(error)
+        words = f"the store {root} cannot be used: {text} ({path})"
+        return FuruStoreError(words, what_to_do(number), path, text)
+    except BlockingTimeout:
+        pass
+    return None
 
 
 async def find(root: str, key: str) -> Unfinished | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 
+from furu_async._executors import continuing
 from furu_async._executors.base import Executor
 from furu_async._executors.driver import Driver
 from furu_async._executors.ledger import Ledger
@@ -189,7 +190,10 @@ class Run:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(self._timeout, driver.stop, "timeout", f"timeout={self._timeout:g}")
         try:
-            continues = await driver.settle()
+            refusal = await continuing.unusable(driver.root)
+            if refusal is not None:
+                driver.fail(refusal)
+            continues = "" if refusal is not None else await driver.settle()
             self._settled.set()
             await asyncio.sleep(0)  # who waited for the name gets it before the first event
             ledger.run_started(f"root {driver.root}" + (f"; {continues}" if continues else ""))

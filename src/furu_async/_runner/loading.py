@@ -5,7 +5,6 @@ Blocking; called in threads of the door and in children. Nothing here computes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 from furu_async._model import context
 from furu_async._model.artifact import Binding, Furu, bind, class_info
 from furu_async._model.dag import dependencies
-from furu_async._store import atomic, results
+from furu_async._store import atomic, fs, results
 from furu_async._store.artifacts import look, read_success
 from furu_async._store.layout import ArtifactPaths, data_folder
 from furu_async._store.manifest import verify_manifest
@@ -125,14 +124,27 @@ def published_directory(obj: Furu[Any], root: str) -> str:
     return found[2].attempt(found[0])
 
 
+def look_through(root: str) -> None:
+    """See whether the folder of the results, which need not be there yet, can be reached.
+
+    Raises:
+        OSError: it cannot: no permission, or something else is in its place or above it.
+    """
+    data = data_folder(root)
+    try:
+        fs.stat(f"{data}/.")
+    except FileNotFoundError:
+        atomic.check_place(root)
+        atomic.check_place(data)
+    except NotADirectoryError:
+        atomic.check_place(data)
+        raise
+
+
 def check_readable(root: str) -> None:
     """Raise FuruStoreError if the root, or the folder of the results in it, is there and cannot be used as a folder."""
     try:
-        with os.scandir(root):
-            pass
-        atomic.check_place(data_folder(root))
-    except FileNotFoundError:
-        return
+        look_through(root)
     except OSError as error:
         raise FuruStoreError(
             f"the store {root} cannot be read: {error.strerror} ({error.filename or root})",

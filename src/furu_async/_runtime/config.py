@@ -102,7 +102,8 @@ class FuruConfig:
                 raise FuruConfigError(f"{variable}={text!r} is not allowed: {error}") from None
         if "lease_secs" in values and "heartbeat_secs" not in values:
             values["heartbeat_secs"] = values["lease_secs"] / 8
-        values.setdefault("path", project_root(cwd) / "furu-data")
+        if "path" not in values:
+            values["path"] = project_root(cwd) / "furu-data"
         return cls(**values)
 
     def environment(self) -> dict[str, str]:
@@ -125,8 +126,18 @@ class FuruConfig:
 
 
 def project_root(cwd: Path | None = None) -> Path:
-    """Nearest folder with a ``pyproject.toml`` above ``cwd``, else the git root, else ``cwd``."""
-    start = (cwd or Path.cwd()).absolute()
+    """Nearest folder with a ``pyproject.toml`` above ``cwd``, else the git root, else ``cwd``.
+
+    Raises:
+        FuruConfigError: the working directory is no more.
+    """
+    try:
+        start = (cwd or Path.cwd()).absolute()
+    except FileNotFoundError:
+        raise FuruConfigError(
+            "there is no root for results: the working directory has been removed",
+            hint="change to another folder, or set FURU_PATH",
+        ) from None
     above = [start, *start.parents]
     for marker in ("pyproject.toml", ".git"):
         for folder in above:
@@ -207,6 +218,10 @@ def _folder(value: Any) -> Path:
     text = os.fspath(value)
     if isinstance(text, bytes) or not text or "\0" in text:
         raise ValueError("use a non-empty path")
+    try:
+        os.path.abspath(text).encode()
+    except UnicodeEncodeError:
+        raise ValueError("use a path that is text in UTF-8 (see `locale` if it should be one)") from None
     return Path(os.path.abspath(os.path.expanduser(text)))
 
 

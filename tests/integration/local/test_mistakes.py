@@ -140,7 +140,16 @@ async def test_an_artifact_changed_after_it_was_hashed_is_an_error_of_its_node_o
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rerun": ["nope"]}, {"config": {}}, {"on_event": 5}, {"on_event": asyncio.sleep}]
+    "wrong",
+    [
+        {"rerun": ["nope"]},
+        {"rerun": 5},
+        {"rerun": Num},
+        {"retry_failed": "no"},
+        {"config": {}},
+        {"on_event": 5},
+        {"on_event": asyncio.sleep},
+    ],
 )
 async def test_arguments_that_would_do_nothing_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(FuruDefinitionError, match=next(iter(wrong))):

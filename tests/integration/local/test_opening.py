@@ -11,7 +11,7 @@ import pytest
 from tests.sim.sim_artifacts import Item
 
 from furu_async import FuruConfig, RunReport, run_dag
-from furu_async.errors import FuruRunFailed, FuruStoreError
+from furu_async.errors import FuruConfigError, FuruRunFailed, FuruStoreError
 from furu_async.testing import FakeExecutor, faulty_storage, run_virtual, tmp_root
 
 TO_DO = {
@@ -51,6 +51,39 @@ def test_what_a_person_has_to_put_right_is_said_at_once(
     assert f"({root.path}" in text, "which file or folder it was"
     assert TO_DO[number] in text
     assert "FURU_PATH" in text
+
+
+@pytest.mark.fault("F18")
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ELOOP, errno.ENOTDIR], ids=errno.errorcode.get)
+def test_results_that_cannot_be_looked_at_are_told_at_once(root: FuruConfig, number: int) -> None:
+    broken = faulty_storage(number, path=f"{root.path}/data*", operation="stat", times=None)
+    with broken, pytest.raises(FuruStoreError, match="cannot be used") as caught:
+        run_virtual(once(), horizon=60)
+    assert os.strerror(number) in str(caught.value)
+    assert f"({root.path}/data" in str(caught.value)
+    assert "FURU_PATH" in str(caught.value)
+
+
+def test_a_root_with_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with tmp_root(tmp_path / ("x" * 300)), pytest.raises(FuruStoreError, match="a shorter path"):
+        run_virtual(once(), horizon=60)
+
+
+def test_a_root_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FuruConfigError, match=r"FURU_PATH='.*' is not allowed: .*UTF-8"):
+        FuruConfig.from_env({"FURU_PATH": "/store-\udcff"})
+    with pytest.raises(FuruConfigError, match="UTF-8"):
+        FuruConfig.from_env({}, tmp_path / "code-\udcff")
+
+
+def test_a_working_directory_that_is_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FuruConfigError, match="working directory has been removed"):
+        FuruConfig.from_env({})
+    assert FuruConfig.from_env({"FURU_PATH": str(tmp_path)}).path == tmp_path
 
 
 @pytest.mark.fault("F18", "F19")
