@@ -98,6 +98,7 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
                 "tests/sim/test_sim_runs.py",
                 "tests/sim/test_cluster_runs.py",
                 "tests/chaos",
+                "tests/slurm/test_pool_absence.py",
             )
         ],
     ),

@@ -279,6 +279,30 @@ async def test_five_workers_that_die_young_stop_the_spec(world: World) -> None:
     assert len(world.slurm.jobs) == 5
 
 
+@pytest.mark.fault("F56")
+async def test_where_all_but_one_worker_die_at_their_start_that_one_does_the_work(world: World) -> None:
+    """Long tasks, so that it has finished none when five have died; what waits is its own, and nobody is stormed."""
+    first: list[str] = []
+
+    async def broken(copy: Any) -> int | None:
+        if not first:
+            first.append(copy.job_id)
+        return None if copy.job_id == first[0] else 75
+
+    world.before = broken
+    world.script = FakeExecutor(default=Returns(1, after=300.0))
+    layer = items(4)
+    top = Item(number=100, inputs=tuple(layer))
+    report = await world.run(top, pool=world.pool(workers=3))
+    assert report.ok, [node.failure for node in report]
+    assert len(world.pilots) == 1
+    # Five before the first task has ended, then ever more slowly.
+    assert 5 <= world.slurm.counts["submit"] <= 30
+    (note,) = report.notes
+    assert "died" in note
+    assert " on n" in note
+
+
 @pytest.mark.fault("F53")
 async def test_a_controller_of_slurm_that_is_away_for_a_quarter_of_an_hour_is_bridged(world: World) -> None:
     async def away(run: Any, executor: Any) -> None:

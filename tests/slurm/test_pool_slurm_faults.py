@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -599,6 +599,51 @@ async def test_a_node_without_the_environment(bench: Bench) -> None:
     assert report.ok, bench.story()
     assert {attempt.node for name in names for attempt in bench.attempts(name)} <= {"n2", "n3"}
     assert "no such module" in _log(bench)
+
+
+@pytest.fixture
+def blind(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A node that does not see the store: there is an empty folder in its place."""
+    node, store = "n1", tmp_path / "store"
+    store.mkdir()
+    command = slurm._command
+    hide = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(store))
+    monkeypatch.setattr(
+        slurm, "_command", lambda name: [*(hide if name == node else ()), *command(name)], raising=True
+    )
+    slurm.shut_down(node)
+    slurm.launch(node)
+    slurm.wait_idle()
+    yield node
+    monkeypatch.undo()
+    slurm.restart(node)
+
+
+@pytest.mark.fault("F56")
+@pytest.mark.usefixtures("soon")
+async def test_a_node_that_does_not_see_the_store(blind: str, bench: Bench) -> None:
+    """The others work, though they have finished nothing when the fifth worker dies there; people are told where."""
+    names = [f"t{k}" for k in range(4)]
+    tasks = [Task(name=name, what="gate", folder=bench.folder) for name in names]
+    top = Task(name="top", parts=tuple(tasks), folder=bench.folder)
+    running = bench.start(
+        top,
+        pool=SlurmPool(workers=3, slurm_additional_parameters=ALONE),
+        config=bench.config(poll_interval_secs=1),
+    )
+
+    def died() -> list[str]:
+        return [job.id for job in bench.jobs().values() if job.state == "FAILED"]
+
+    await bench.until(lambda: len(died()) >= 5, "five deaths", 60)
+    assert bench.said("a worker on", blind, "died")
+    await asyncio.sleep(3)  # long enough for a sixth, if there were one
+    assert len(died()) == 5
+    bench.open(*names)
+    report = await running
+    assert report.ok, bench.story()
+    assert {attempt.node for name in names for attempt in bench.attempts(name)} <= {"n2", "n3"}
+    assert any(f"a worker on {blind} died" in note and "store" in note for note in report.notes)
 
 
 def _log(bench: Bench) -> str:

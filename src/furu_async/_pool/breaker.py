@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 YOUNG_SECS = 60.0
 MOST_YOUNG = 5
+LONGEST_PAUSE = 60.0
+"""Seconds between workers that die young, as long as others work."""
+
+_AT_ONCE = 2
 MOST_REPLACED = 2
 """How often workers that somebody cancelled are replaced; whoever cancels them again means it."""
 
@@ -35,19 +39,27 @@ class Breaker:
         young: deaths in a row within `YOUNG_SECS` of the start and without a finished task.
         cancelled: workers that somebody cancelled.
         why: why nothing is submitted any more; empty while something is.
+        not_before: after young deaths, on the loop's clock: when others may be sent.
     """
 
     young: int = 0
     cancelled: int = 0
     why: str = ""
+    not_before: float = 0.0
+    _pauses: int = 0
+    _tripped: bool = False
 
     @property
     def open(self) -> bool:
         """Workers may be submitted."""
         return not self.why
 
-    def died(self, death: Death) -> bool:
-        """A worker died; True if that was one too many."""
+    def died(self, death: Death, now: float = 0.0) -> bool:
+        """A worker died; True if that was one too many.
+
+        Args:
+            now: on the loop's clock. Where others work meanwhile, what dies young is sent again ever more slowly.
+        """
         if self.why:
             return False
         if death.cancelled:
@@ -62,7 +74,11 @@ class Breaker:
             self.worked()
             return False
         self.young += 1
+        self._pauses += 1
+        if self._pauses > _AT_ONCE:
+            self.not_before = now + min(LONGEST_PAUSE, 2.0 ** min(self._pauses - _AT_ONCE, 10))
         if self.young >= MOST_YOUNG:
+            self._tripped = True
             self.why = (
                 f"{self.young} workers in a row died within {YOUNG_SECS:g} s of their start "
                 f"without finishing a task; the last: {death.text}"
@@ -70,8 +86,10 @@ class Breaker:
         return bool(self.why)
 
     def worked(self) -> None:
-        """A worker has finished a task, or lived for a while: what was wrong is over."""
+        """A worker has finished a task, or lived for a while: there are places where they can work."""
         self.young = 0
+        if self._tripped:
+            self._tripped, self.why = False, ""
 
     def reject(self, words: str) -> None:
         """Slurm will never take such a job."""

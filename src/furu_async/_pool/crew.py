@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from furu_async._plan import leases
@@ -42,6 +42,7 @@ class Worker:
         earlier: an earlier controller's, and not seen alive by this one; whoever ended it, it says nothing now.
         ending: takes nothing more.
         gone: it has ended, and what it left was put in order.
+        node: where Slurm has started it.
     """
 
     sid: str
@@ -62,6 +63,7 @@ class Worker:
     earlier: bool = False
     ending: bool = False
     gone: bool = False
+    node: str = ""
 
     @property
     def verdict(self) -> Verdict | None:
@@ -83,6 +85,18 @@ class Worker:
         if status.stage in ("draining", "ended"):
             return "ending"
         return "idle" if status.stage == "idle" else "working"
+
+    def see(self, verdict: Alive, now: float) -> None:
+        """Slurm has it; ``now`` on the loop's clock."""
+        self.earlier = False
+        self.node = verdict.node or self.node
+        if verdict.phase == "running" and self.began_at is None:
+            self.began_at = now
+
+    @property
+    def works(self) -> bool:
+        """It has a process that takes tasks."""
+        return not self.gone and self.status is not None and self.phase in ("idle", "working")
 
     def view(self) -> WorkerView:
         """As sizing wants it."""
@@ -130,6 +144,14 @@ def glance(paths: QueuePaths, wid: str) -> Glance:
     except (OSError, Damaged):
         status = None
     return Glance(status, read_beat(paths.root, beat_path(paths.home, wid)))
+
+
+def tell_begun(status: WorkerStatus, tasks: Mapping[str, Task]) -> None:
+    """Tell tasks, by the names of their entries, that a worker's processes are at them."""
+    for name in status.began:
+        task = tasks.get(name)
+        if task is not None:
+            task.began(status.wid)
 
 
 def observe(worker: Worker, beat: bytes | None, now: float, rules: LeaseRules) -> leases.Liveness:
@@ -182,12 +204,14 @@ class Gone:
     Attributes:
         ended: how, as Slurm says; None: it was silent for a lease, or never beat, and Slurm says nothing.
         mute: its job ran, and no beat was ever seen.
+        young: for people, where it died soon after its start.
     """
 
     worker: Worker
     ended: Ended | None
     remains: Remains
     mute: bool = False
+    young: str = ""
 
 
 def examine(paths: QueuePaths, wid: str, log: str, tasks: dict[str, Task]) -> Remains:

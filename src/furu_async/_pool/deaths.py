@@ -13,7 +13,7 @@ from furu_async._slurm.states import Ended
 _log = logging.getLogger("furu_async.pool")
 
 
-def may_replace(breaker: Breaker, workers: Collection[Worker]) -> bool:
+def may_replace(breaker: Breaker, workers: Collection[Worker], now: float) -> bool:
     """Whether workers may be submitted for a spec.
 
     Those that were told to end, and nobody has said yet why, may be ones that somebody has cancelled. What one that
@@ -24,7 +24,8 @@ def may_replace(breaker: Breaker, workers: Collection[Worker]) -> bool:
     """
     told = sum(_was_told(worker) for worker in workers)
     known = not any(worker.gone for worker in workers)
-    return breaker.open and known and breaker.cancelled + told <= MOST_REPLACED
+    due = now >= breaker.not_before
+    return breaker.open and due and known and breaker.cancelled + told <= MOST_REPLACED
 
 
 def _was_told(worker: Worker) -> bool:
@@ -34,13 +35,13 @@ def _was_told(worker: Worker) -> bool:
 
 
 def count(
-    breaker: Breaker, worker: Worker, ended: Ended | None, remains: Remains, lived: float, ours: bool
-) -> bool:
-    """Take the end of a worker into account; True if nothing is to be submitted any more.
+    breaker: Breaker, worker: Worker, ended: Ended | None, remains: Remains, *, now: float, ours: bool
+) -> str:
+    """Take the end of a worker into account; where it died young, that in a sentence.
 
     Args:
         ended: how it ended, as Slurm says; None: it was silent for a lease.
-        lived: seconds.
+        now: on the loop's clock.
         ours: we have ended it.
     """
     status = worker.status
@@ -49,19 +50,31 @@ def count(
     if ours or (planned and not remains.entries):
         if finished:
             breaker.worked()
-        return False
+        return ""
+    worker.node = (ended.node if ended is not None else "") or worker.node
+    worker.node = worker.node or (status.host if status is not None else "")
     text = _epitaph(worker, ended, remains)
     _log.warning("worker %s of spec %s is gone: %s", worker.wid, worker.spec_key, text)
     if ended is not None and ended.how in ("preempted", "timeout"):
-        return False
+        return ""
     if ended is not None and ended.exit_code == exit_codes.VERSION_SKEW and breaker.open:
         breaker.why = f"its workers have other code than this process: {text}"
-        return True
-    return breaker.died(Death(lived, finished, ended is not None and ended.how == "cancelled", text))
+        return ""
+    cancelled = ended is not None and ended.how == "cancelled"
+    young, lived = breaker.young, now - (now if worker.began_at is None else worker.began_at)
+    breaker.died(Death(lived, finished, cancelled, text), now)
+    if breaker.young == young:
+        return ""
+    return f"a worker{_where(worker)} died {lived:.0f} s after its start: {text}"
 
 
 def _epitaph(worker: Worker, ended: Ended | None, remains: Remains) -> str:
     how = "it gave no sign of life" if ended is None else f"{ended.state or 'gone'} {ended.reason}".strip()
     if ended is not None and ended.exit_code:
         how += f", exit code {ended.exit_code}"
-    return f"job {worker.job_id}: {how}; {worker.log or 'no log'}: {remains.tail or '(empty)'}"
+    said = remains.tail or "(empty, or not there: does that node see the store?)"
+    return f"job {worker.job_id}{_where(worker)}: {how}; {worker.log or 'no log'}: {said}"
+
+
+def _where(worker: Worker) -> str:
+    return f" on {worker.node}" if worker.node else ""

@@ -63,6 +63,7 @@ class PoolExecutor:
         self.identity: Identity = Identity()
         self.held: HeldRuns = HeldRuns(self._make_keeper(), self.identity)
         self._asker = Asker(self.held, config)
+        self._noted: set[tuple[str, str]] = set()
         self.table: dict[tuple[str, str], Task] = {}
         self.control: Control | None = None
         self._home: RunPort | None = None
@@ -353,6 +354,11 @@ class PoolExecutor:
     def on_gone(self, gone: Gone) -> None:
         """What a worker had taken is told to the runs, or waits again."""
         assert self.control is not None
+        place = (gone.worker.spec_key, gone.worker.node)
+        if gone.young and place not in self._noted:
+            self._noted.add(place)
+            for run in list(self.held.opened.values()):
+                run.note(gone.young)
         care_for(gone, self.control, self.again, self.over)
 
     def on_stopped(self, spec_key: str, why: str) -> None:

@@ -37,7 +37,6 @@ _AGAIN_SECS = 2.0
 
 _log = logging.getLogger("furu_async.pool")
 
-
 MakeRequest = Callable[[SlurmSpec, Ticket, int], JobRequest]
 
 
@@ -73,6 +72,7 @@ class Fleet:
         on_broken: Callable[[str], None],
     ) -> None:
         self.paths: QueuePaths = paths
+        self._folder = RunPaths(paths.root, paths.home).base
         self.workers: list[Worker] = []
         self.breakers: dict[str, Breaker] = {}
         self._submitter = submitter
@@ -102,7 +102,14 @@ class Fleet:
 
     def has_room(self, spec_key: str) -> bool:
         """Whether workers may be submitted for a spec."""
-        return deaths.may_replace(self.breaker(spec_key), [w for w in self.workers if w.spec_key == spec_key])
+        return deaths.may_replace(self.breaker(spec_key), self._of(spec_key), self._loop.time())
+
+    def serves(self, spec_key: str) -> bool:
+        """Whether tasks may wait for a spec: workers may be had, or there are some."""
+        return self.breaker(spec_key).open or any(worker.works for worker in self._of(spec_key))
+
+    def _of(self, spec_key: str) -> list[Worker]:
+        return [worker for worker in self.workers if worker.spec_key == spec_key]
 
     def submit(self, spec: SlurmSpec, count: int) -> None:
         """Submit workers for a spec, several as a job array; more than fit into one as several."""
@@ -192,30 +199,27 @@ class Fleet:
         worker.name = ticket.name
         worker.wid = worker_id(ticket.token, worker.index, 0)
         worker.job_id = job_id if worker.index < 0 else f"{job_id}_{worker.index}"
-        worker.log = (
-            f"{RunPaths(self.paths.root, self.paths.home).base}/logs/{ticket.name}-{worker.job_id}.log"
-        )
-        token = ticket.token
+        worker.log = f"{self._folder}/logs/{ticket.name}-{worker.job_id}.log"
         worker.watch = self._poller.track(
-            worker.job_id, ticket.name, lambda change: self._changed(worker, token, change)
+            worker.job_id, ticket.name, lambda change: self._changed(worker, ticket.token, change)
         )
 
     def _stopped(self, spec_key: str) -> None:
-        if not self.closing:
+        """As long as some of its workers work, what waits is theirs."""
+        if not self.closing and not self.serves(spec_key):
             self._on_stopped(spec_key, self.breaker(spec_key).why)
 
     # -- following -------------------------------------------------------------------------------------------
 
     def _changed(self, worker: Worker, token: str, change: Change) -> None:
         verdict = change.verdict
-        worker.earlier = worker.earlier and not isinstance(verdict, Alive)
         if change.restarted and not worker.gone:
             # The run of the job before may still live where its node was lost; it is another worker from now on.
             self._copies.add(worker, self._loop.time())
             worker.wid = worker_id(token, worker.index, change.job.restarts)
             worker.status = worker.seen = worker.began_at = None
-        if isinstance(verdict, Alive) and verdict.phase == "running" and worker.began_at is None:
-            worker.began_at = self._loop.time()
+        if isinstance(verdict, Alive):
+            worker.see(verdict, self._loop.time())
         if isinstance(verdict, Ended) and not worker.gone:
             self._lose(worker, verdict)
         elif change.job.restarts and crew.is_back_in_queue(worker):
@@ -240,13 +244,14 @@ class Fleet:
             _log.warning("what worker %s left cannot be seen, tried again: %s", worker.wid, remains.trouble)
             await asyncio.sleep(_AGAIN_SECS)
         worker.status = remains.status or worker.status
+        young = ""
         if worker in self.workers:
             self._drop(worker)
-            lived = 0.0 if worker.began_at is None else self._loop.time() - worker.began_at
-            planned = self.closing or worker.earlier or bool(worker.intent)
-            if deaths.count(self.breaker(worker.spec_key), worker, ended, remains, lived, planned):
-                self._stopped(worker.spec_key)
-        self._on_gone(Gone(worker, ended, remains, mute))
+            ours = self.closing or worker.earlier or bool(worker.intent)
+            breaker = self.breaker(worker.spec_key)
+            young = deaths.count(breaker, worker, ended, remains, now=self._loop.time(), ours=ours)
+            self._stopped(worker.spec_key)
+        self._on_gone(Gone(worker, ended, remains, mute, young))
         self._on_change()
 
     def examine_stranger(self, wid: str) -> None:
@@ -297,14 +302,10 @@ class Fleet:
 
     def _hear(self, worker: Worker, status: WorkerStatus) -> None:
         before, worker.status = worker.status, status
-        if worker.began_at is None:
-            worker.began_at = self._loop.time()
-        if status.finished:
+        if status.finished > (before.finished if before is not None else 0):
             self.breaker(worker.spec_key).worked()
-        for name in status.began:
-            task = self._tasks.get(name)
-            if task is not None:
-                task.began(worker.wid)
+        worker.began_at = self._loop.time() if worker.began_at is None else worker.began_at
+        crew.tell_begun(status, self._tasks)
         if before is None or before.stage != status.stage:
             if status.stage in ("draining", "ended"):
                 self._poller.poke()
@@ -334,7 +335,7 @@ class Fleet:
         """Slurm will never start it, nor others like it."""
         worker.intent = f"it can never start: {why}"
         self._keep(self._scancel([worker]), "furu pool scancel")
-        if not any(each.status is not None and each.spec_key == worker.spec_key for each in self.workers):
+        if not any(each.status is not None for each in self._of(worker.spec_key)):
             self.breaker(worker.spec_key).reject(why)
             self._stopped(worker.spec_key)
 
@@ -378,9 +379,8 @@ class Fleet:
             await withdraw_all(self.paths, self._submitter, left)
             self._poller.poke(waited_for=True)
             await self._all_gone(deadline)
-            left = [
-                w for w in self.workers if w.job_id
-            ]  # it ends slowly, or Slurm has put it back into its queue
+            # One ends slowly, or Slurm has put it back into its queue.
+            left = [w for w in self.workers if w.job_id]
         await self._submitter.settle(max(0.0, until - self._loop.time()))
         for task in list(self._jobs):
             task.cancel()

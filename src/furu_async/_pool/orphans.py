@@ -57,7 +57,7 @@ def _care_for_one(
         feeder.forget_running(worker.wid, left.name)
         over(task)
         task.failed(_failure_of(task, gone), left.generation)
-    elif left.generation or task.place is None or not control.fleet.breaker(task.spec_key).open:
+    elif left.generation or task.place is None or not control.fleet.serves(task.spec_key):
         feeder.forget_running(worker.wid, left.name)
         again(task)
     else:

@@ -171,6 +171,10 @@ class _Worker:
             raise _End(
                 exit_codes.CANNOT_START, f"{text}: is it on a shared file system, mounted on this node?"
             )
+        run = RunPaths(self.root, self.args.home).base
+        if not await self._until(lambda: os.path.isdir(run) or None, _RECORD_SECS):
+            text = f"{self.root} is there on {os.uname().nodename}, but not {run}"
+            raise _End(exit_codes.CANNOT_START, f"{text}: is the shared file system mounted on this node?")
 
     async def _ask_admission(self) -> None:
         answer = await self._until(self._admission, _RECORD_SECS)

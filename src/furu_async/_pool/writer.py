@@ -105,7 +105,7 @@ class Writer:
         whys = []
         for spec in specs[first:]:
             breaker = self._control.fleet.breaker(spec.key)
-            if breaker.open and self._control.pool.limit(spec):
+            if self._control.fleet.serves(spec.key) and self._control.pool.limit(spec):
                 return spec
             whys.append(f"{spec.key}: {breaker.why or 'SlurmPool(workers=...) names none for it'}")
         text = f"no workers can be had for its spec: {'; '.join(whys)}"

@@ -142,11 +142,28 @@ def test_a_store_that_cannot_be_seen_is_named(pool: Pool, monkeypatch: pytest.Mo
     assert f"{root}-elsewhere cannot be seen" in log
 
 
+@pytest.mark.fault("F56")
+def test_an_empty_folder_in_the_place_of_the_store_is_told_from_it(pool: Pool) -> None:
+    pool.record()
+    root, pool.root = pool.root, f"{pool.root}-mountpoint"
+    Path(pool.root).mkdir()
+    worker = pool.start(record=False, env={"PYTHONPATH": str(_impatient(pool.tmp))})
+    code, log = pool.end(worker)
+    assert code == exit_codes.CANNOT_START
+    assert f"{pool.root} is there on {os.uname().nodename}, but not {pool.root}/runs/" in log
+    assert "mounted on this node?" in log
+    assert not list(Path(pool.root).iterdir()), "it left nothing there"
+    pool.root = root
+
+
 def _impatient(tmp: Path) -> Path:
     """A folder that makes workers wait less for what a file system may not show yet."""
     folder = tmp / "impatient"
     folder.mkdir()
-    text = "import furu_async._pool.worker_main as m; m._PATIENCE_SECS = 0.1; m._Worker._until.__defaults__ = (0.1,)"
+    text = (
+        "import furu_async._pool.worker_main as m; m._PATIENCE_SECS = m._RECORD_SECS = 0.1; "
+        "m._Worker._until.__defaults__ = (0.1,)"
+    )
     (folder / "sitecustomize.py").write_text(text)
     return folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from furu_async._pool.breaker import MOST_REPLACED, MOST_YOUNG, YOUNG_SECS, Breaker, Death
+from furu_async._pool.breaker import LONGEST_PAUSE, MOST_REPLACED, MOST_YOUNG, YOUNG_SECS, Breaker, Death
 
 DEATHS = st.builds(
     Death,
@@ -59,3 +59,24 @@ def test_a_rejected_spec_stays_rejected() -> None:
     assert not breaker.open
     assert not breaker.died(Death(0.0, 0))
     assert "nowhere" in breaker.why
+
+
+def test_it_opens_again_when_another_worker_works() -> None:
+    breaker = Breaker()
+    for _ in range(MOST_YOUNG):
+        breaker.died(Death(1.0, 0))
+    assert not breaker.open
+    breaker.worked()
+    assert breaker.open
+    assert not breaker.died(Death(1.0, 0))
+
+
+def test_what_dies_young_is_sent_again_ever_more_slowly() -> None:
+    breaker = Breaker()
+    pauses = []
+    for k in range(12):
+        breaker.died(Death(1.0, 0), now=100.0 * k)
+        breaker.worked()
+        pauses.append(max(0.0, breaker.not_before - 100.0 * k))
+    assert pauses[:5] == [0.0, 0.0, 2.0, 4.0, 8.0]
+    assert pauses[-1] == LONGEST_PAUSE

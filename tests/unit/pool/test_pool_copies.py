@@ -109,7 +109,8 @@ def test_a_worker_whose_job_is_being_requeued_is_none_that_is_on_its_way() -> No
 
 
 def died(breaker: Breaker, ended: Ended, **more: Any) -> bool:
-    return deaths.count(breaker, worker(**more), ended, Remains(tail="last words"), 1.0, False)
+    deaths.count(breaker, worker(**more), ended, Remains(tail="last words"), now=1.0, ours=False)
+    return not breaker.open
 
 
 @pytest.mark.fault("F49")
@@ -133,16 +134,16 @@ def test_planned_ends_stop_nothing(how: Any) -> None:
 def test_those_that_may_have_been_cancelled_are_replaced_when_slurm_has_said_so() -> None:
     breaker = Breaker()
     told = [worker(status=status("draining", why="SIGTERM")) for _ in range(3)]
-    assert deaths.may_replace(breaker, told[:2])
-    assert not deaths.may_replace(breaker, told)
+    assert deaths.may_replace(breaker, told[:2], 0.0)
+    assert not deaths.may_replace(breaker, told, 0.0)
     told[0].intent = "its place was wanted for another spec"  # that was us
-    assert deaths.may_replace(breaker, told)
+    assert deaths.may_replace(breaker, told, 0.0)
     breaker.cancelled = 1
-    assert not deaths.may_replace(breaker, told)
+    assert not deaths.may_replace(breaker, told, 0.0)
     told[1].status = status("draining", why="nothing to do for 60 s")
-    assert deaths.may_replace(breaker, told)
+    assert deaths.may_replace(breaker, told, 0.0)
     told[1].gone = True  # and is being looked at
-    assert not deaths.may_replace(breaker, told)
+    assert not deaths.may_replace(breaker, told, 0.0)
 
 
 # -- cancelling ----------------------------------------------------------------------------------------------------

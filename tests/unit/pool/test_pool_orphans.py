@@ -56,8 +56,8 @@ class Control:
 
     def poke(self) -> None: ...
 
-    def breaker(self, key: str) -> Any:
-        return self
+    def serves(self, key: str) -> bool:
+        return self.open
 
     def forget_running(self, wid: str, name: str) -> None: ...
 
