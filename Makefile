@@ -48,7 +48,7 @@ chaos: env  ## the laboratory at LENGTH (default 0.1; 1 takes hours): make chaos
 	@$(BIN)/python tools/chaos.py --length $(LENGTH)
 
 bench: env  ## measure; takes minutes, wants a quiet machine
-	@for name in import local takeover; do script=benchmarks/bench_$$name.py; echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for name in import local wiring takeover; do script=benchmarks/bench_$$name.py; echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 bench-slurm: env  ## measure the executors for Slurm beside furu 0.0.12, on a cluster of its own; as root
 	@$(BIN)/python benchmarks/bench_slurm.py

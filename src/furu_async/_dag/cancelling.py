@@ -15,6 +15,7 @@ from furu_async._store.layout import RunPaths
 from furu_async.report import Failure
 
 _AGAIN_SECS = 2.0
+_PART = 100
 _SCANCEL_SECS = 20.0
 _SEE_OFF_SECS = 20.0
 _FRESH_SECS = 60.0
@@ -64,7 +65,9 @@ class Cancelling:
         targets: list[Target] = []
         closing: dict[int, Sub] = {}
         singly: list[tuple[str, str]] = []
-        for unit, digest in drops:
+        for number, (unit, digest) in enumerate(drops):
+            if number % _PART == _PART - 1:
+                await asyncio.sleep(0)
             sub, track = core.subs[unit.uid], core.tracks[digest]
             if unit.live <= sub.dropped:
                 closing[unit.uid] = sub
@@ -83,7 +86,9 @@ class Cancelling:
         await core.patiently(claims.end_all, core.run.root, core.run.run_id, endings)
         until = asyncio.get_running_loop().time() + _SCANCEL_SECS
         await self._scancel(await still_ours(core.shared.poller, targets, until), until)
-        for unit, digest in drops:
+        for number, (unit, digest) in enumerate(drops):
+            if number % _PART == _PART - 1:
+                await asyncio.sleep(0)
             self._told.dropped(core.tracks[digest], unit.uid)
 
     def _target(self, unit: Unit, sub: Sub, digest: str) -> Target:

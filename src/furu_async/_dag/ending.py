@@ -37,6 +37,7 @@ _QUICK_SECS = 0.25
 _TELL_AFTER = 1.0
 _LOOK_SECS = 0.02
 _SHOWN = 5
+_PART = 100
 
 
 class Closing:
@@ -60,9 +61,11 @@ class Closing:
     async def cancel_all(self) -> None:
         """Cancel what is not over, and wait until it is gone."""
         core = self.core
-        for digest, track in list(core.tracks.items()):
+        for number, (digest, track) in enumerate(list(core.tracks.items())):
             if not track.over and digest in core.wiring.items:
                 core.do(core.wiring.forget(digest))
+            if number % _PART == _PART - 1:
+                await asyncio.sleep(0)
         # A person's patience, not the poller's: what was cancelled is asked about until it is gone.
         while (busy := self._cancelling.busy) is not None or self._dropped():
             waited = busy if busy is not None else core.shared.poller.snapshot()

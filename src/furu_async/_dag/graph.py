@@ -20,13 +20,12 @@ class Graph:
     def add(self, item: Item) -> None:
         """One more node; its parents are there already, unless they have results."""
         self.items[item.hash] = item
+        self._ranks.setdefault(item.hash, len(self._ranks))
         for parent in item.parents:
             self._children.setdefault(parent, []).append(item.hash)
 
     def rank(self, node: str) -> int:
         """Its place in an order of parents before children."""
-        if len(self._ranks) != len(self.items):
-            self._ranks = {name: number for number, name in enumerate(self.items)}
         return self._ranks[node]
 
     def below(self, node: str) -> list[Item]:
@@ -54,6 +53,6 @@ class Graph:
         """Some that need it are not in Slurm yet."""
         for child in self._children.get(node, ()):
             item = self.items[child]
-            if item.phase == "todo" or (item.unit is not None and not item.unit.job):
+            if item.phase == "todo" or (item.phase == "unit" and (item.unit is None or not item.unit.job)):
                 return True
         return False

@@ -34,6 +34,7 @@ from furu_async._store.records import encode
 from furu_async.errors import FuruError, FuruExecutorError, FuruInternalError
 
 _STORE_SECS = 60.0
+_PART = 100
 
 
 class DagRun:
@@ -54,7 +55,9 @@ class DagRun:
         self._submitting = Submitting(self, self._following)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ready = False
-        self._early: list[Request] = []
+        self._early: dict[str, Request] = {}
+        self._unwanted: list[str] = []
+        self._forgetting: asyncio.Task[None] | None = None
 
     # -- what the executor is asked --------------------------------------------------------------------------
 
@@ -72,7 +75,7 @@ class DagRun:
     def start(self, request: Request) -> None:
         """The core wants a node now."""
         if not self._ready:
-            self._early.append(request)
+            self._early[request.node.hash] = request
             return
         digest = request.node.hash
         track = self.tracks.get(digest)
@@ -101,11 +104,10 @@ class DagRun:
 
     def kill(self, node: str) -> None:
         """Cancel a node's job, and say what became of it."""
-        early = [request for request in self._early if request.node.hash == node]
-        self._early = [request for request in self._early if request.node.hash != node]
+        early = self._early.pop(node, None)
         track = self.tracks.get(node)
-        if track is not None and early:
-            track.request = early[-1]
+        if track is not None and early is not None:
+            track.request = early
         if track is None or track.request is None or track.stopping:
             return
         track.stopping = True
@@ -122,9 +124,19 @@ class DagRun:
         track = self.tracks.get(node)
         if track is None or track.over:
             return
-        self._early = [request for request in self._early if request.node.hash != node]
-        if node in self.wiring.items:
-            self.do(self.wiring.forget(node))
+        self._early.pop(node, None)
+        self._unwanted.append(node)
+        # Of a run that is stopped these are all its nodes, one after the other.
+        if self._ready and (self._forgetting is None or self._forgetting.done()):
+            self._forgetting = self.spawn(self._forget_all(), "furu dag forget")
+
+    async def _forget_all(self) -> None:
+        while self._unwanted:
+            some, self._unwanted = self._unwanted[:_PART], self._unwanted[_PART:]
+            for node in some:
+                if node in self.wiring.items:
+                    self.do(self.wiring.forget(node))
+            await asyncio.sleep(0)
 
     # -- what the parts ask ----------------------------------------------------------------------------------
 
@@ -190,7 +202,9 @@ class DagRun:
             track = self.tracks[one.node.hash]
             phase: ItemPhase = "foreign" if one.elsewhere else "todo"
             items.append(Item(one.node.hash, one.parents, one.spec, self._key(track, one.spec), phase))
-            if number % 100 == 99:
+            if number % _PART == _PART - 1:
+                self.wiring.plan(items, more=True)
+                items = []
                 await asyncio.sleep(0)
         self.spawn(self._following.run(), "furu dag follower")
         if self._is_continued:
@@ -200,9 +214,10 @@ class DagRun:
             if one.elsewhere:
                 self.spawn(resolve(self, self.tracks[one.node.hash]), "furu dag dependency elsewhere")
         self.do(self.wiring.plan(items))
-        early, self._early = self._early, []
-        for request in early:
+        early, self._early = self._early, {}
+        for request in early.values():
             self.start(request)
+        await self._forget_all()
 
     def _key(self, track: Track, spec: int) -> str:
         specs = specs_of(track.node.obj)

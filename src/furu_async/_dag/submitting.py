@@ -13,7 +13,7 @@ from furu_async._dag.cancelling import Cancelling
 from furu_async._dag.claims import Answer, Wanted
 from furu_async._dag.orders import Order, OrderNode
 from furu_async._dag.tracks import Core, Sub, Told, Track
-from furu_async._dag.units import Check, Claim, Command, Drop, Submit, Unit, Verify, Withdraw
+from furu_async._dag.units import Check, Claim, Command, Drop, GoOn, Submit, Unit, Verify, Withdraw
 from furu_async._dag.waves import Waves
 from furu_async._model.artifact import Furu, class_info, specs_of
 from furu_async._model.dag import dependencies
@@ -78,6 +78,8 @@ class Submitting:
                 spawn(self._waves.verify([units[uid] for uid in uids]), "furu dag wave")
             case Drop(uid, node):
                 self.cancelling.drop(units[uid], node)
+            case GoOn():
+                asyncio.get_running_loop().call_soon(lambda: self.core.do(self.core.wiring.go_on()))
 
     # -- claims ----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,10 @@ UnitPhase = Literal[
 ]
 
 
+PART = 200
+"""Nodes that one event puts into units, about; the rest is left to `Wiring.go_on`."""
+
+
 @dataclass(slots=True, eq=False)
 class Item:
     """One node.
@@ -18,8 +22,8 @@ class Item:
     Attributes:
         parents: nodes that it needs and that had no result when the run was planned.
         spec, key: index of its specification, and that specification's key.
-        phase: ``todo``: it needs a unit. ``failed``: it waits for `Wiring.again` or `Wiring.forget`. ``foreign``:
-            another run is at it.
+        phase: ``todo``: it needs a unit. ``unit``: it has one, or is about to be put into one. ``failed``: it waits for
+            `Wiring.again` or `Wiring.forget`. ``foreign``: another run is at it.
         job: of a foreign one, its job in Slurm, if that is known.
     """
 
@@ -108,7 +112,12 @@ class Drop:
     node: str
 
 
-Command = Claim | Check | Submit | Withdraw | Verify | Drop
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """There is more to do than one event should: call `Wiring.go_on` when the loop has had its turn."""
+
+
+Command = Claim | Check | Submit | Withdraw | Verify | Drop | GoOn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from furu_async._dag.forming import Forming
 from furu_async._dag.graph import Graph
 from furu_async._dag.queueing import Queue
 from furu_async._dag.units import (
+    PART,
     Bounds,
     Check,
     Claim,
     Command,
     Drop,
+    GoOn,
     Item,
     ItemPhase,
     Submit,
@@ -33,12 +36,15 @@ from furu_async._dag.units import (
 class Wiring(Graph):
     """See the module."""
 
-    def __init__(self, bounds: Bounds | None = None) -> None:
+    def __init__(self, bounds: Bounds | None = None, part: int = PART) -> None:
         super().__init__()
         self.bounds = bounds or Bounds()
         self.units: dict[int, Unit] = {}
-        self._todo: dict[str, None] = {}
+        self._forming = Forming(self, self._will_have_job)
         self._queue = Queue()
+        self._part = part
+        self._more = False
+        self._going = False
         self._wave: dict[int, Unit] = {}
         self._verifying = False
         self._count = 0
@@ -46,12 +52,22 @@ class Wiring(Graph):
 
     # -- what happens ----------------------------------------------------------------------------------------
 
-    def plan(self, items: Iterable[Item]) -> list[Command]:
-        """These nodes are to be computed; parents before children."""
+    def plan(self, items: Iterable[Item], more: bool = False) -> list[Command]:
+        """These nodes are to be computed; parents before children.
+
+        Args:
+            more: others follow, and siblings may be among them: no unit is made before the last ones are here.
+        """
         for item in items:
             self.add(item)
             if item.phase == "todo":
-                self._todo[item.hash] = None
+                self._forming.add(item)
+        self._more = more
+        return self._go([])
+
+    def go_on(self) -> list[Command]:
+        """Answer to `GoOn`."""
+        self._going = False
         return self._go([])
 
     def adopt(self, nodes: list[str], spec: int, mine: Collection[str]) -> Unit:
@@ -68,7 +84,8 @@ class Wiring(Graph):
             if item is not None and item.phase in ("todo", "unit"):
                 self._leave(item)
                 item.phase, item.unit = "unit", unit
-                self._todo.pop(node, None)
+                self._forming.gone(node)
+                self._forming.wake(node)
         return unit
 
     def claimed(
@@ -102,14 +119,14 @@ class Wiring(Graph):
             item.unit = None
             if node in done:
                 item.phase = "done"
-                self._queue.wake([node])
+                self._wake(node)
             elif node in bad:
                 item.phase = "failed"
             elif foreign is not None and node in foreign:
                 item.phase, item.job = "foreign", foreign[node]
-                self._queue.wake([node])
+                self._wake(node)
             else:
-                self._needs_unit(item)
+                self._forming.add(item)
         self._set(unit, "claimed" if unit.live else "over")
         return self._go(out)
 
@@ -165,7 +182,7 @@ class Wiring(Graph):
             item = self.items[node]
             self._queue.gone(unit, node)
             if item.unit is unit:
-                self._needs_unit(item)
+                self._forming.add(item)
         self._set(unit, "over")
         return self._go([])
 
@@ -192,7 +209,7 @@ class Wiring(Graph):
                 out.append(Drop(uid, node))
                 self._queue.gone(unit, node)
                 if self.items[node].unit is unit:
-                    self._needs_unit(self.items[node])
+                    self._forming.add(self.items[node])
             self._set(unit, "over")
         return self._go(out)
 
@@ -218,18 +235,19 @@ class Wiring(Graph):
         item = self.items.get(node)
         out: list[Command] = []
         if item is None:
-            item = self.items[node] = Item(node, (), spec, key)
+            item = Item(node, (), spec, key)
+            self.add(item)
         elif item.unit is not None:
             out.append(Drop(item.unit.uid, node))
         self._leave(item)
         item.spec, item.key, item.job = spec, key, ""
-        self._needs_unit(item)
+        self._forming.add(item)
         for each in self.below(node):
             if self._is_doomed(each):
                 assert each.unit is not None
                 out.append(Drop(each.unit.uid, each.hash))
                 self._leave(each)
-                self._needs_unit(each)
+                self._forming.add(each)
         return self._go(out)
 
     def forget(self, node: str) -> list[Command]:
@@ -242,7 +260,7 @@ class Wiring(Graph):
             out.append(Drop(item.unit.uid, node))
         self._leave(item)
         item.phase = "forgotten"
-        self._todo.pop(node, None)
+        self._forming.gone(node)
         return self._go(out)
 
     def foreign(self, node: str, job: str) -> list[Command]:
@@ -265,40 +283,33 @@ class Wiring(Graph):
     @property
     def settled(self) -> bool:
         """Everything that is wanted is in Slurm, and nothing of it is held."""
-        return not self._todo and self._queue.empty and not self._wave
+        return not self._forming.todo and not self._more and self._queue.empty and not self._wave
 
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _go(self, out: list[Command]) -> list[Command]:
-        if self._todo:
+        self._forming.gather(self._part)
+        if not self._more:
             self._form()
+        if not self._going and self._forming.pending and not self._more:
+            self._going = True
+            out.append(GoOn())
         fresh = self._queue.take_fresh()
         if fresh:
             out.append(Claim(tuple(unit.uid for unit in fresh)))
         self._submit(out)
-        if self._wave and not self._queue.busy and not self._verifying:
+        if self._wave and not self._queue.busy and not self._verifying and not self._going and not self._more:
             self._verifying = True
             out.append(Verify(tuple(self._wave)))
         return out
 
     def _form(self) -> None:
         """Put nodes whose parents have jobs, or will have, into units."""
-        groups: dict[tuple[str, int, frozenset[str]], list[str]] = {}
-        for node in sorted(self._todo, key=self.rank) if len(self._todo) > 1 else list(self._todo):
-            item = self.items[node]
-            open_parents = self.open_parents(node)
-            if not all(self._will_have_job(parent) for parent in open_parents):
-                continue
-            groups.setdefault((item.key, item.spec, frozenset(open_parents)), []).append(node)
-            item.phase = "unit"  # those below may now go, too: parents come first in the order
         most = max(1, min(self._most or self.bounds.array, self.bounds.array, self.bounds.jobs))
-        for (key, spec, _), nodes in groups.items():
-            for start in range(0, len(nodes), most):
-                part = nodes[start : start + most]
-                unit = self._new_unit(part, spec, key, "new", part)
-                for node in unit.nodes:
-                    self.items[node].unit = unit
-                    del self._todo[node]
+        for key, spec, nodes in self._forming.take(most, self._part):
+            unit = self._new_unit(nodes, spec, key, "new", nodes)
+            for node in nodes:
+                self.items[node].unit = unit
 
     def _will_have_job(self, node: str) -> bool:
         item = self.items[node]
@@ -372,7 +383,7 @@ class Wiring(Graph):
             return
         self._leave(item)
         if phase == "todo":
-            self._needs_unit(item)
+            self._forming.add(item)
         else:
             item.phase = phase
 
@@ -381,9 +392,9 @@ class Wiring(Graph):
         if item is not None and item.phase != "done":
             self._leave(item)
             item.phase = "done"
-            self._todo.pop(node, None)
-            self._queue.wake([node])
+            self._forming.gone(node)
+            self._wake(node)
 
-    def _needs_unit(self, item: Item) -> None:
-        item.phase, item.unit = "todo", None
-        self._todo[item.hash] = None
+    def _wake(self, node: str) -> None:
+        self._forming.wake(node)
+        self._queue.wake([node])

@@ -226,7 +226,9 @@ class Poller:
         self._hand_out(answer)
         if self._askers:
             self._pause = self._asked_for
-        self._tell(self.tracker.queue(answer, asked_at, now))
+        for changes in self.tracker.queue_in_parts(answer, asked_at, now):
+            self._tell(changes)
+            await asyncio.sleep(0)
         jobs = self.tracker.to_account(now)
         if jobs:
             rows = await self.port.account([job.id for job in jobs], (), _ACCOUNT_BACK_SECS)

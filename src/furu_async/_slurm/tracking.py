@@ -8,12 +8,14 @@ A job that neither knows has ended, nobody can say how; a Slurm that does not an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from furu_async._slurm.parse import UNNAMED
 from furu_async._slurm.port import JobRow, Rows, Silence
 from furu_async._slurm.states import Alive, Ended, NoInformation, Verdict
+
+_PART = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,30 +103,24 @@ class Tracker:
         Args:
             asked_at: when the question was asked; a job that was added later is not in the answer.
         """
+        return [change for part in self.queue_in_parts(answer, asked_at, now) for change in part]
+
+    def queue_in_parts(self, answer: Rows | Silence, asked_at: float, now: float) -> Iterator[list[Change]]:
+        """As `queue`, for so many jobs at a time that an event loop can go on in between."""
         if isinstance(answer, Silence):
             if self.silent_since is None:
                 self.silent_since = asked_at
             self.silence = answer.words
             verdict = answer.verdict()
-            return [change for job in self._open() for change in self._report(job, verdict)]
+            for part in self._parts():
+                yield [change for job in part for change in self._report(job, verdict)]
+            return
         self.silent_since, self.silence = None, ""
         by_id = _by_id(answer.rows)
-        changes: list[Change] = []
-        for job in self._open():
-            row = _row_of(job, by_id.get(job.id, ()))
-            if row is not None:
-                changes += self._seen(job, row)
-                continue
-            if job.since >= asked_at:
-                continue
-            job.missing_looks += 1
-            if job.missing_since is None:
-                job.missing_since, job.account_at, job.account_pause = now, now, 0.0
-            if self.accounting_off:
-                changes += self._perhaps_gone(
-                    job, now, self.rules.gone_secs, "accounting is off", at_once=True
-                )
-        return changes
+        for part in self._parts():
+            yield [
+                change for job in part for change in self._in_queue(job, by_id.get(job.id, ()), asked_at, now)
+            ]
 
     def to_account(self, now: float) -> list[Job]:
         """The jobs that accounting is to be asked about now."""
@@ -148,6 +144,23 @@ class Tracker:
         return changes
 
     # -- one job ---------------------------------------------------------------------------------------------
+
+    def _in_queue(self, job: Job, rows: Iterable[JobRow], asked_at: float, now: float) -> list[Change]:
+        row = _row_of(job, rows)
+        if row is not None:
+            return self._seen(job, row)
+        if job.since >= asked_at:
+            return []
+        job.missing_looks += 1
+        if job.missing_since is None:
+            job.missing_since, job.account_at, job.account_pause = now, now, 0.0
+        if self.accounting_off:
+            return self._perhaps_gone(job, now, self.rules.gone_secs, "accounting is off", at_once=True)
+        return []
+
+    def _parts(self) -> Iterator[list[Job]]:
+        jobs = self._open()
+        return (jobs[start : start + _PART] for start in range(0, len(jobs), _PART))
 
     def _open(self) -> list[Job]:
         return [job for job in self.jobs.values() if not isinstance(job.verdict, Ended)]

@@ -8,7 +8,19 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from furu_async._dag.units import Bounds, Check, Claim, Command, Drop, Item, Submit, Unit, Verify, Withdraw
+from furu_async._dag.units import (
+    Bounds,
+    Check,
+    Claim,
+    Command,
+    Drop,
+    GoOn,
+    Item,
+    Submit,
+    Unit,
+    Verify,
+    Withdraw,
+)
 from furu_async._dag.wiring import Wiring
 
 
@@ -88,11 +100,7 @@ class Model:
         wiring = self.wiring
         match command:
             case Claim(uids):
-                for uid in uids:
-                    unit = wiring.units[uid]
-                    done = [node for node in unit.nodes if node in self.results]
-                    ours = [node for node in unit.nodes if node not in self.results]
-                    self.do(wiring.claimed(uid, ours, done))
+                self.claim(uids)
             case Check(uid, parents):
                 unknown = [(parent, job) for parent, job in parents if job not in self.known]
                 done = [parent for parent, _ in unknown if parent in self.results]
@@ -101,6 +109,8 @@ class Model:
                 self.trying.append(uid)
             case Withdraw(uid):
                 self.withdrawing.add(uid)
+            case GoOn():
+                self.do(wiring.go_on())
             case Verify(uids):
                 for uid in uids:
                     for job in self.jobs.values():
@@ -113,6 +123,13 @@ class Model:
                 for job in self.jobs.values():
                     if (job.uid, job.node) == (uid, node) and job.state in ("pending", "running"):
                         job.state = "cancelled"
+
+    def claim(self, uids: tuple[int, ...]) -> None:
+        for uid in uids:
+            nodes = self.wiring.units[uid].nodes
+            done = [node for node in nodes if node in self.results]
+            ours = [node for node in nodes if node not in self.results]
+            self.do(self.wiring.claimed(uid, ours, done))
 
     def attempt(self) -> None:
         """Slurm takes a submission that fits, or says that it has no room; or a withdrawn one is gone."""
@@ -206,15 +223,19 @@ def dag_of(draw: random.Random, size: int) -> dict[str, tuple[str, ...]]:
     return parents
 
 
-def play(seed: int, size: int, room: int, array: int, most: int, trouble: float, purges: bool) -> Model:
-    """One run of a random DAG to its end."""
+def play(
+    seed: int, size: int, room: int, array: int, most: int, trouble: float, purges: bool, part: int
+) -> Model:
+    """One run of a random DAG to its end; ``part`` nodes at a time are planned, and put into units."""
     draw = random.Random(seed)
     parents = dag_of(draw, size)
-    wiring = Wiring(Bounds(jobs=most, array=array))
+    wiring = Wiring(Bounds(jobs=most, array=array), part)
     bad = {node: draw.randrange(1, 3) for node in parents if draw.random() < trouble}
     hopeless = frozenset(node for node in bad if draw.random() < 0.3)
     model = Model(wiring, draw, parents, room, dict(bad), hopeless, purges)
-    model.do(wiring.plan(Item(node, above, 0, "k0") for node, above in parents.items()))
+    items = [Item(node, above, 0, "k0") for node, above in parents.items()]
+    for start in range(0, size, part):
+        model.do(wiring.plan(items[start : start + part], more=start + part < size))
     for _ in range(200 * size + 1000):
         if not model.step():
             break
@@ -232,11 +253,12 @@ def play(seed: int, size: int, room: int, array: int, most: int, trouble: float,
     most=st.sampled_from([1, 2, 4, 1000]),
     trouble=st.sampled_from([0.0, 0.2, 0.5]),
     purges=st.booleans(),
+    part=st.sampled_from([1, 3, 200]),
 )
 def test_every_dag_comes_to_its_end(
-    seed: int, size: int, room: int, array: int, most: int, trouble: float, purges: bool
+    seed: int, size: int, room: int, array: int, most: int, trouble: float, purges: bool, part: int
 ) -> None:
-    model = play(seed, size, room, array, most, trouble, purges)
+    model = play(seed, size, room, array, most, trouble, purges, part)
     wanted = set(model.parents) - model.forgotten
     assert wanted <= model.results, (wanted - model.results, model.wiring.units)
     assert not model.alive()
@@ -339,3 +361,55 @@ def test_an_event_does_not_go_through_all_units() -> None:
     assert sorted(submits) == list(range(1, 201))
     assert wiring.settled
     assert wiring.asked <= 4 * 200
+
+
+class Asking(Wiring):
+    """How often it was asked whether a node will have a job."""
+
+    asked = 0
+
+    def _will_have_job(self, node: str) -> bool:
+        self.asked += 1
+        return super()._will_have_job(node)
+
+
+def test_what_waits_for_a_failed_node_is_not_looked_at_again_and_again() -> None:
+    """Slurm ends the jobs of its dependents, one after the other; they need new ones once it has one."""
+    count = 500
+    wiring = Asking(Bounds(array=1), part=50)
+    names = [f"n{k}" for k in range(count)]
+    commands = wiring.plan([Item("root", (), 0, "k"), *(Item(name, ("root",), 0, "k") for name in names)])
+    rounds = 0
+    while commands:
+        command = commands.pop(0)
+        match command:
+            case Claim(uids):
+                assert len(uids) <= 50  # of one event
+                for uid in uids:
+                    commands += wiring.claimed(uid, wiring.units[uid].nodes)
+            case Submit(uid, _):
+                wiring.edges(uid)
+                commands += wiring.placed(uid, str(1000 + uid))
+            case GoOn():
+                rounds += 1
+                commands += wiring.go_on()
+            case Verify(uids):
+                commands += wiring.verified(uids)
+    assert wiring.settled
+    assert rounds >= count // 50 - 1
+    root = wiring.items["root"].unit
+    assert root is not None
+    units = {name: wiring.items[name].unit for name in names}
+    wiring.asked = 0
+    assert wiring.failed(root.uid, "root") == []
+    for name, unit in units.items():
+        assert unit is not None
+        assert wiring.killed(unit.uid, name) == []
+    assert wiring.asked <= 2 * count
+    assert not wiring.settled
+    (claim, *_) = [each for each in wiring.again("root", 1, "k1") if isinstance(each, Claim | GoOn)]
+    assert claim
+    for _ in range(2 * count // 50 + 2):
+        wiring.go_on()
+    assert all(item.unit is not None for item in wiring.items.values())
+    assert wiring.asked <= 4 * count
