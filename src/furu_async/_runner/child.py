@@ -96,7 +96,7 @@ class Child:
             result = attempt.run_in_child(task, self.objects, self.capture, self.snapshot)
         else:
             result = attempt.validate_in_child(task, self.objects, self.capture, self.snapshot)
-        left = left_processes() or self.snapshot.left_threads()
+        left = left_processes() or self.snapshot.left_threads() or self.snapshot.lost_modules()
         result.dirty = bool(left) or task.fresh
         result.why_dirty = left
         result.rss_mb = self.rss.megabytes()

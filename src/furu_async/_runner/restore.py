@@ -55,11 +55,13 @@ class Snapshot:
         root = logging.root
         self.level, self.log_handlers, self.disabled = root.level, list(root.handlers), root.manager.disable
         self.modules = len(sys.modules)
+        self.removed = 0
         self.threads = threading.active_count()
 
     def restore(self) -> list[str]:
         """Undo what changed; returns what that was, for people."""
         changed: list[str] = []
+        self.removed = max(0, self.modules - len(sys.modules))
         for name, step in self._steps():
             try:
                 if step():
@@ -177,6 +179,10 @@ class Snapshot:
         except OSError:
             return False
         return True
+
+    def lost_modules(self) -> str:
+        """Modules that an attempt has removed: what imports them again gets other classes; empty if none are gone."""
+        return f"{self.removed} module(s) removed from sys.modules" if self.removed else ""
 
     def left_threads(self) -> str:
         """Threads that an attempt left running and that make the process unfit for the next; empty if none."""

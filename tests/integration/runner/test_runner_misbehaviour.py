@@ -233,6 +233,26 @@ async def test_a_fork_that_returns_from_create_reports_nothing(bench: Bench, how
 
 
 @pytest.mark.fault("F95")
+async def test_modules_taken_away_make_the_child_unfit(bench: Bench, tmp_path: Path) -> None:
+    """What is imported again has other classes than what is there, and may not work at all."""
+    (tmp_path / "mod_clears.py").write_text(
+        "import sys\nfrom furu_async import Furu\n"
+        "class Clears(Furu[int]):\n    def _create(self):\n        sys.modules.clear()\n        return 1\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        from mod_clears import Clears
+
+        child = await bench.child()
+        result = await bench.run(child, Clears())
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert result.ok
+    assert result.dirty
+    assert "removed from sys.modules" in result.why_dirty
+
+
+@pytest.mark.fault("F95")
 async def test_thread_left_behind_makes_the_child_unfit(bench: Bench) -> None:
     child = await bench.child()
     result = await bench.run(child, LeavesThread())
