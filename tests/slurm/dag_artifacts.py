@@ -52,6 +52,10 @@ class Step(Furu[int]):
         return 1 + sum(part.get() for part in self.parts)
 
 
+class Other(Step):
+    """Of another class, with the same specification."""
+
+
 class Patient(Step):
     """A second specification for when the first one's time is over."""
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from tests.slurm.cluster import Cluster
-from tests.slurm.dag_artifacts import SPEC, Patient, Step, chain, layers
+from tests.slurm.dag_artifacts import SPEC, Other, Patient, Step, chain, layers
 from tests.slurm.dag_helpers import Ours, attempts, dag, living, settings, until
 
 from furu_async import RunEvent, SlurmDag, SlurmSpec, submit_dag
+from furu_async._slurm.real import RealSlurm
 from furu_async.errors import FuruRunCancelled, FuruRunTimeout
 
 
@@ -31,6 +32,18 @@ async def test_layers_run_in_order_as_arrays(slurm: Cluster, ours: Ours, tmp_pat
     jobs = {job.id.partition("_")[0] for job in ours().values()}
     assert len(jobs) == 3  # siblings with the same parents are one array
     assert all(len(attempts(tmp_path, f"s{k}-{n}")) == 1 for k in range(3) for n in range(4))
+
+
+async def test_an_array_is_called_after_its_classes(slurm: Cluster, ours: Ours, tmp_path: Path) -> None:
+    kinds = (Step, Step, Other)
+    nodes = [kind(name=f"n{k}", folder=tmp_path) for k, kind in enumerate(kinds)]
+    report = await dag(nodes, settings(tmp_path))
+    assert report.ok, report.notes
+    (name,) = {job.name for job in ours().values()}
+    assert name.startswith("furu-Step+Other-")
+    assert len((await RealSlurm().find(name)).rows) == 3
+    logs = {path.name for path in tmp_path.glob("store/runs/*/logs/*.log")}
+    assert logs == {f"{name}-{job}.log" for job in ours()}
 
 
 @pytest.mark.fault("F39")

@@ -19,6 +19,7 @@ from furu_async._model.artifact import Furu, class_info, specs_of
 from furu_async._model.dag import dependencies
 from furu_async._pool.objects_log import ObjectsLog
 from furu_async._slurm import protocol
+from furu_async._slurm.names import label_of
 from furu_async._slurm.parameters import Wish, request
 from furu_async._slurm.port import JobRequest
 from furu_async._slurm.submitter import Order as SubmitOrder
@@ -221,13 +222,12 @@ class Submitting:
 
     def _submit(self, unit: Unit, hold: bool) -> None:
         core, sub = self.core, self.core.subs[unit.uid]
-        node = next((core.tracks[digest].node for digest in unit.nodes if digest in core.tracks), None)
-        assert node is not None
+        nodes = [core.tracks[digest].node for digest in unit.nodes if digest in core.tracks]
         order = SubmitOrder(
             paths=core.paths.submission(sub.sid),
             run_id=core.run.run_id,
             sid=sub.sid,
-            what=node.name.rpartition(".")[2],
+            what=label_of(node.name.rpartition(".")[2] for node in nodes),
             request=lambda ticket: self._request(unit, sub, hold, ticket),
             on_waiting=lambda waiting: self._waits(unit, waiting),
         )

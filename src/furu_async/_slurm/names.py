@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
-_NAME = re.compile(r"furu-(?P<what>[A-Za-z0-9._-]{1,40})-(?P<run>[0-9a-f]{8})-(?P<token>[0-9a-f]{16})\Z")
-_OTHER = re.compile(r"[^A-Za-z0-9._]+")
+_NAME = re.compile(r"furu-(?P<what>[A-Za-z0-9._+-]{1,40})-(?P<run>[0-9a-f]{8})-(?P<token>[0-9a-f]{16})\Z")
+_OTHER = re.compile(r"[^A-Za-z0-9._+]+")
+
+
+_LABEL = 40
+_NAMED = 2
 
 
 class JobName(NamedTuple):
@@ -29,8 +35,23 @@ def job_name(what: str, run_id: str, token: str) -> str:
         what: for people: a class, a spec; what is no letter or digit is left out.
         token: sixteen hexadecimal digits.
     """
-    label = _OTHER.sub("-", what).strip("-")[:40].rstrip("-") or "job"
+    label = _OTHER.sub("-", what).strip("-")[:_LABEL].rstrip("-") or "job"
     return f"furu-{label}-{run_tag(run_id)}-{token}"
+
+
+def label_of(classes: Iterable[str]) -> str:
+    """What a job, or an array of them, is for: ``Train``, ``Train+Score``, ``Train+Score+3``: the most frequent first.
+
+    Args:
+        classes: names of the classes of its nodes, at least one.
+    """
+    names = [name for name, _ in Counter(classes).most_common()]
+    for named in (_NAMED, 1):
+        more = f"+{len(names) - named}" if len(names) > named else ""
+        label = "+".join(names[:named]) + more
+        if len(label) <= _LABEL:
+            return label
+    return label[: _LABEL - len(more)] + more
 
 
 def run_tag(run_id: str) -> str:

@@ -48,7 +48,7 @@ _SUBMITIT_ONLY = (
 )
 _INSTEAD_OF_MEM = ("mem-per-cpu", "mem-per-gpu")
 _INSTEAD_OF_GPUS = ("gpus-per-task", "gpus", "gres", "num-gpus")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z")
 _OPTION = re.compile(r"[a-z][a-z0-9-]{0,60}\Z")
 _SEPARATOR = re.compile(r"[,?]")
 
@@ -78,12 +78,12 @@ def check_name(name: str) -> str:
     """The same text, if it may be a job's name.
 
     Raises:
-        FuruConfigError: it has other characters than letters, digits, ``.``, ``_`` and ``-``, or over 100 of them.
+        FuruConfigError: it has others than letters, digits and ``._+-``, or over 100 characters.
     """
     if not _NAME.match(name):
         raise FuruConfigError(
             f"{name[:120]!r} cannot be the name of a Slurm job",
-            "letters, digits, '.', '_' and '-', at most 100, the first a letter or a digit",
+            "letters, digits, '.', '_', '+' and '-', at most 100, the first a letter or a digit",
         )
     return name
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from furu_async._slurm import names
 from furu_async._slurm.answers import read_done, read_sbatch, read_silence
+from furu_async._slurm.parameters import check_name
 from furu_async._slurm.parse import (
     ACCOUNT_FORMAT,
     QUEUE_FORMAT,
@@ -261,6 +262,25 @@ def test_names():
     assert names.belongs_to(name, "run-1")
     assert not names.belongs_to(name, "run-2")
     assert names.read_name("furu-something") is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "label"),
+    [
+        (["Train"], "Train"),
+        (["Train"] * 4, "Train"),
+        (["Score", "Train", "Train"], "Train+Score"),
+        (["A", "B", "C", "D", "C", "D"], "C+D+2"),
+        (["A" * 30, "B" * 30, "C"], "A" * 30 + "+2"),
+        (["A" * 50, "B" * 30], "A" * 38 + "+1"),
+        (["A" * 50], "A" * 40),
+    ],
+)
+def test_labels_of_jobs_for_several_nodes(classes, label):
+    assert names.label_of(classes) == label
+    name = names.job_name(label, "run", "0" * 16)
+    assert check_name(name) == name
+    assert names.read_name(name).what == label
 
 
 @given(st.text(), st.text())
