@@ -14,7 +14,7 @@ from tests.sim.dag_sim import Line, Part, SimDag, mortal
 from tests.sim.test_dag_runs import World
 from tests.unit.store.store_env import owner_card, paths_at, recover
 
-from furu_async import FuruConfig, RunReport, SlurmDag, run_dag
+from furu_async import FuruConfig, RunEvent, RunReport, SlurmDag, run_dag
 from furu_async._dag import orders
 from furu_async._dag.run import DagRun
 from furu_async._executors.base import RunPort
@@ -120,6 +120,35 @@ def test_jobs_that_linger_after_their_results(root: FuruConfig, word: bool) -> N
         else:
             assert 5 <= took < 9
             assert f"{world.living()[0]} (RUNNING)" in report.notes[-1]
+
+    run_virtual(main(), seed=1)
+
+
+def test_who_wants_to_leave_does_not_wait_for_jobs_that_linger(root: FuruConfig) -> None:
+    async def main() -> None:
+        world, loop = World(root), asyncio.get_running_loop()
+        honest, over = world.jobs, asyncio.Event()
+
+        async def lingering(copy: Copy) -> int:
+            beat = beat_of(copy)
+            code = await honest(copy)
+            beat.parent.mkdir(parents=True, exist_ok=True)
+            beat.write_text("1\n")
+            await asyncio.sleep(60 if len(honest.acted) == 11 else 0)
+            return code
+
+        def listen(event: RunEvent) -> None:
+            if event.kind == "workers" and "the run is over" in event.message:
+                over.set()
+
+        world.slurm.program = lingering
+        running = asyncio.create_task(world.run(world.controller(), on_event=listen))
+        await over.wait()  # it is told what is waited for
+        began = loop.time()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert loop.time() - began < 0.5
 
     run_virtual(main(), seed=1)
 

@@ -52,8 +52,11 @@ class Cancelling:
 
     async def _drop_all(self) -> None:
         """Cancel what has come together: the intent is on disk before any ``scancel``."""
-        await asyncio.sleep(0)
         while self._drops:
+            known = -1
+            while known < len(self._drops):  # a run that is stopped drops its nodes a part at a time
+                known = len(self._drops)
+                await asyncio.sleep(0)
             drops, self._drops = self._drops, []
             await self._drop_some(drops)
         await self._see_off()
