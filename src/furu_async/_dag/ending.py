@@ -56,7 +56,9 @@ class Closing:
         self._ending: set[str] = set()
         # What comes after this (the end of the run in the store) belongs into the same deadline.
         given = anyio.current_effective_deadline() - self._loop.time()
-        self._until = self._loop.time() + min(MOST_SECS, max(given / 2, given - _KEEPER_SECS))
+        seconds = min(MOST_SECS, max(given / 2, given - _KEEPER_SECS))
+        self._until = self._loop.time() + seconds
+        self._before_strays = self._until - min(_STRAY_SECS, seconds / 3)
 
     async def cancel_all(self) -> None:
         """Cancel what is not over, and wait until it is gone."""
@@ -111,11 +113,6 @@ class Closing:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    @property
-    def _before_strays(self) -> float:
-        now = self._loop.time()
-        return max(now, self._until - min(_STRAY_SECS, (self._until - now) / 3))
-
     async def _within(
         self, work: Coroutine[Any, Any, Any] | asyncio.Task[Any], until: float, may_leave: bool = False
     ) -> bool:
@@ -157,14 +154,9 @@ class Closing:
         core = self.core
         placed = {sub.name for sub in core.subs.values() if sub.job_id and len(sub.dropped) < sub.size}
         answer = await core.shared.poller.snapshot()
-        ids = []
-        for row in answer.rows if isinstance(answer, Rows) else ():
-            if row.name in placed or not belongs_to(row.name, core.run.run_id):
-                continue
-            verdict = row.verdict()
-            if isinstance(verdict, Alive):
-                runs = verdict.phase in ("running", "ending", "suspended")
-                ids += [] if runs and self._continued else [row.id]
+        rows = answer.rows if isinstance(answer, Rows) else ()
+        strays = [row for row in rows if row.name not in placed and belongs_to(row.name, core.run.run_id)]
+        ids = [row.id for row in await _alive(strays) if _is_idle(row) or not self._continued]
         if ids:
             await core.shared.port.cancel(ids)
 
@@ -205,7 +197,7 @@ class Closing:
                 answer = await poller.snapshot()
             if not isinstance(answer, Rows):
                 return  # Slurm is away: that says nothing about the run, which is over
-            living = [row for row in answer.rows if row.name in names and isinstance(row.verdict(), Alive)]
+            living = await _alive([row for row in answer.rows if row.name in names])
             self._left = [f"{row.id} ({row.state})" for row in living if row.id not in self._ending]
             if not living:
                 return
@@ -220,10 +212,7 @@ class Closing:
     async def _forgotten(self, rows: Sequence[JobRow]) -> None:
         """Cancel jobs of earlier runs of this store that are held and that nobody will ever release."""
         core = self.core
-        held = leftovers.held(rows)
-        if not held:
-            return
-        ids = await DOOR.probe.run(leftovers.forgotten, core.run.root, held, [core.run.run_id])
+        ids = await DOOR.probe.run(leftovers.forgotten, core.run.root, rows, [core.run.run_id])
         if ids:
             await core.shared.port.cancel(ids)
             core.run.note(f"cancelled held jobs of earlier runs, which nobody waits for: {_some(ids)}")
@@ -242,6 +231,17 @@ def _unheard_of(sub: Sub) -> str:
         return ""
     state = pending.state
     return pending.ticket.name if state.sent == "unclear" or "sbatch" in state.outstanding else ""
+
+
+async def _alive(rows: Sequence[JobRow]) -> list[JobRow]:
+    """Those that have not ended."""
+    found = []
+    for number, row in enumerate(rows):
+        if isinstance(row.verdict(), Alive):
+            found.append(row)
+        if number % _PART == _PART - 1:
+            await asyncio.sleep(0)
+    return found
 
 
 def _is_idle(row: JobRow) -> bool:

@@ -104,14 +104,14 @@ def forgotten(root: str, rows: Sequence[JobRow], run_ids: Iterable[str] = ()) ->
     """Ids of those of these jobs that nobody will ever release: see the module. Blocks; best effort.
 
     Args:
-        rows: held jobs.
+        rows: what is in the queue.
         run_ids: of runs that are being carried out here, whose jobs are left alone.
     """
     wanted: dict[str, list[JobRow]] = {}
     busy = {run_tag(run_id) for run_id in run_ids}
     for row in rows:
         parts = read_name(row.name)
-        if parts is not None and parts.run not in busy:
+        if parts is not None and parts.run not in busy and _is_held(row):
             wanted.setdefault(parts.run, []).append(row)
     if not wanted:
         return []
@@ -152,11 +152,6 @@ def _list(folder: str) -> list[str]:
         return []
 
 
-def held(rows: Iterable[JobRow]) -> list[JobRow]:
-    """Jobs of this library that wait for somebody to release them."""
-    found = []
-    for row in rows:
-        verdict = row.verdict()
-        if isinstance(verdict, Alive) and verdict.phase == "held" and read_name(row.name) is not None:
-            found.append(row)
-    return found
+def _is_held(row: JobRow) -> bool:
+    verdict = row.verdict()
+    return isinstance(verdict, Alive) and verdict.phase == "held"
