@@ -100,6 +100,7 @@ class Watch:
         self.ends: dict[tuple[str, int], tuple[str, str]] = {}
         self.places: dict[tuple[str, int], str] = {}
         self.gone: dict[tuple[str, int], tuple[str, str]] = {}
+        self.unfenced: set[str] = set()
         self.published: dict[str, str] = {}
         self.beats: dict[str, float] = {}
         self.owners: dict[tuple[str, str, int, int], Process] = {}
@@ -175,7 +176,8 @@ class Watch:
         self.places[key] = path
         kind = end.failure.kind if end.failure is not None else ""
         self.say("end", key[0][:6], key[1], end.status, kind)
-        if self.gone.pop(key, None) == (end.token, end.status) and end.status == "success":
+        gone = self.gone.pop(key, None)
+        if gone == (end.token, end.status) and end.status == "success":
             self._put_back(key, path, end)
             return
         claim = self._claim(f"{base}/.furu/claims/{rest}")
@@ -187,9 +189,14 @@ class Watch:
             return
         if claim is not None and claim.token != end.token:
             self.break_("doubles", f"{path} is a success of who did not hold the claim")
-        if key[0] in self.published:
-            self.break_("doubles", f"{path}: published already as {self.published[key[0]]}")
-        self.published[key[0]] = path
+        if gone is not None and gone[1] == "failure" and not self.durable:
+            # Its owner had been replaced, and a crash took the end that said so: the latest generation counts.
+            self.unfenced.add(key[0])
+        before = self.published.get(key[0])
+        if before is not None and key[0] not in self.unfenced:
+            self.break_("doubles", f"{path}: published already as {before}")
+        if before is None or int(rest) > int(before.rpartition("/")[2]):
+            self.published[key[0]] = path
         problems = missing_files(f"{base}/attempts/{rest}", end.manifest)
         if problems:
             self.break_("torn", f"{path} was published: {problems}")

@@ -303,3 +303,23 @@ def test_an_end_is_not_written_from_the_marker_of_another_generation(root: str, 
         marker.restore_end(paths, 2)
     assert os.listdir(paths.ends) == ["1"]
     assert not marker.restore_end(paths, 1), "what is there stays"
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_of_a_replaced_owner_whose_fence_was_lost_the_later_generation_counts(
+    root: str, paths: ArtifactPaths, marked: bool
+) -> None:
+    """The host that had replaced it lost its power; what was not synced of that was the end that fenced it."""
+    old, new = owner_card(root, "old"), owner_card(root, "new")
+    artifacts.claim(paths, 1, old)
+    write_result(paths, 1, "old")
+    assert artifacts.takeover(paths, 1, new, "silent").r == "claimed"
+    write_result(paths, 2, "new")
+    assert artifacts.publish(paths, 2, success(paths, 2, new)).r == "published"
+    lose(paths.end(1), paths.claim(2))
+    if not marked:
+        lose(paths.marker)
+    artifacts.publish(paths, 1, success(paths, 1, old))
+    agree_on(paths, "new", 2)
+    assert artifacts.invalidate(paths, 2, "again")
+    agree_on_nothing(paths, 2)
