@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,49 @@ def test_killed_between_the_intent_and_scancel(root: FuruConfig, monkeypatch: py
         await end_all_tasks()
 
     run_virtual(main(), seed=1)
+
+
+def cancelled_and_killed(root: FuruConfig, seed: int) -> None:
+    """A run is cancelled, its controller dies at some step of that, and the same call is made again."""
+
+    async def main() -> None:
+        draw = random.Random(seed)
+        world = World(root)
+        world.jobs.fake = FakeExecutor({}, default=Returns(1, after=draw.choice([3.0, 300.0])))
+        first = world.controller(arrays=seed % 2 == 0)
+        running = asyncio.create_task(world.run(first))
+        await asyncio.sleep(draw.random() * 12)
+        first.line.crash_at = first.line.steps + draw.randrange(1, 60)
+        for run in list(first.executor.runs) if first.executor is not None else []:
+            run.stop("cancel")
+        dead = asyncio.create_task(first.line.dead.wait())
+        await asyncio.wait([running, dead], return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            dead.cancel()
+            assert isinstance(running.exception(), FuruRunCancelled)
+        else:
+            await first.die()
+        world.jobs.fake = FakeExecutor({}, default=Returns(1, after=1.0))
+        report = await world.run(world.controller(arrays=seed % 2 == 0))
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert world.living() == []
+        assert max(world.jobs.acted.values()) <= 2
+        await end_all_tasks()
+
+    run_virtual(main(), seed=seed)
+
+
+@pytest.mark.parametrize("part", range(2))
+@pytest.mark.timeout(600)
+def test_killed_at_any_step_of_a_cancel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    mortal(monkeypatch)
+    for seed in range(part * 20, part * 20 + 20):
+        with tmp_root(tmp_path / f"store-{seed}", record_git="off") as config:
+            try:
+                cancelled_and_killed(config, seed)
+            except BaseException as error:
+                error.add_note(f"seed {seed}")
+                raise
 
 
 def test_an_id_that_is_somebody_elses_by_now(root: FuruConfig) -> None:

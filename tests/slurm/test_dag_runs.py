@@ -28,6 +28,7 @@ async def test_layers_run_in_order_as_arrays(slurm: Cluster, ours: Ours, tmp_pat
     report = await dag(targets, settings(tmp_path))
     assert report.ok, report.notes
     assert report.counts["created"] == 12
+    await until(lambda: not living(slurm), 2, "Slurm to have ended all jobs")  # as a rule at once
     assert await report.load(targets[0]) == 1 + 4 * (1 + 4)
     jobs = {job.id.partition("_")[0] for job in ours().values()}
     assert len(jobs) == 3  # siblings with the same parents are one array
