@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import gc
 import os
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from importlib import import_module
+from typing import Any, NoReturn
 
 __all__ = ["main"]
+
+_MAINS = {"dag": "furu_async._dag.job_main", "pool": "furu_async._pool.worker_main"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,17 +24,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(args: argparse.Namespace) -> int:
-    if args.command == "dag":
-        from furu_async._dag import job_main
-
-        return job_main.main(args)
-    from furu_async._pool import worker_main
-
-    return worker_main.main(args)
+    module: Any = import_module(_MAINS[args.command])
+    gc.enable()
+    code: int = module.main(args)
+    return code
 
 
 def run() -> NoReturn:
     """The process of a job, or of what it forks, from its first import to its end."""
+    gc.disable()  # nothing of what is imported is ever garbage; `_work` and a forked child turn it on
     args = _parser().parse_args()
     from furu_async._runner import spares
 

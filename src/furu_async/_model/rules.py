@@ -6,7 +6,6 @@ every name with one leading underscore belongs to the library; a class's own hel
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import re
@@ -78,6 +77,8 @@ def check_keywords(cls: type[Any], version: object, keywords: dict[str, Any]) ->
     for keyword in keywords:
         if keyword in _OLD:
             fail(cls, f"the class keyword {keyword!r} is one of furu 0.0.x", _OLD[keyword])
+        import difflib
+
         close = difflib.get_close_matches(keyword, ("version", "name"), n=1, cutoff=0.6)
         if close:
             fail(cls, f"the class keyword {keyword!r} is not known; did you mean {close[0]!r}?")
@@ -140,6 +141,8 @@ def _check_name(cls: type[Any], name: str, annotations: dict[str, Any], public: 
         return  # __helper, as Python rewrites it
     if getattr(cls.__dict__.get(name), "__furu_dependency__", False):
         return
+    import difflib  # for the message of an error only
+
     close = difflib.get_close_matches(name, sorted(HOOKS), n=1, cutoff=0.6)
     fail(
         cls,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -89,6 +88,8 @@ class Attempt:
         folder, name = os.path.split(path)
         aside = os.path.join(folder, f".stale-{name}-{os.getpid()}-{time.monotonic_ns()}")
         fs.rename(path, aside)
+        import shutil
+
         shutil.rmtree(aside, ignore_errors=True)
 
     def bind(self, obj: Furu[Any]) -> Furu[Any]:

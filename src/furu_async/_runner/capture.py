@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 import sys
 import time
 from io import TextIOWrapper
@@ -56,6 +55,8 @@ def place(source: str, directory: str, name: str) -> str:
                 raise
             if os.path.lexists(target):
                 continue
+            import shutil  # seldom needed, and a child starts faster without
+
             shutil.copyfile(source, target)
         _drop(source)
         return final

@@ -161,6 +161,7 @@ def prepare() -> Callable[[], int] | None:
 
     def keep(orders: bytes, fds: list[int]) -> int:
         told = msgspec.msgpack.decode(orders, type=KeeperOrders)
+        gc.enable()
         sys.argv[1:] = [str(fds[0]), str(told.supervisor), repr(told.heartbeat)]
         keeper_main.main()
         return 0
@@ -299,6 +300,7 @@ def _work(orders: bytes, fds: list[int], at: int) -> int:
             os.environ[name] = value
     sys.path[:] = told.path
     sys.modules["__main__"] = ModuleType("__main__")
+    gc.enable()
     child.main(stream, queue, lifeline)
     return 0
 
