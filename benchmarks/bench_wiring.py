@@ -62,12 +62,12 @@ class Run:
         items = [Item(node, parents, 0, "k") for node, parents in dag]
         for start in range(0, len(items), 100):
             part, more = items[start : start + 100], start + 100 < len(items)
-            self.time(lambda part=part, more=more: self.wiring.plan(part, more))  # type: ignore[misc]
+            self.time(self.wiring.plan, part, more)
 
-    def time(self, event: Callable[[], list[Command]]) -> None:
+    def time(self, event: Callable[..., list[Command]], *args: object) -> None:
         """Carry an event out."""
         begin = time.perf_counter()
-        commands = event()
+        commands = event(*args)
         self.times.append(time.perf_counter() - begin)
         self.commands += commands
 
@@ -78,16 +78,16 @@ class Run:
             match self.commands.popleft():
                 case Claim(uids):
                     for uid in uids:
-                        self.time(lambda uid=uid: wiring.claimed(uid, list(wiring.units[uid].nodes)))  # type: ignore[misc]
+                        self.time(wiring.claimed, uid, list(wiring.units[uid].nodes))
                 case Submit(uid, _):
                     self.jobs += 1
                     wiring.edges(uid)
-                    self.time(lambda uid=uid: wiring.placed(uid, str(self.jobs)))  # type: ignore[misc]
+                    self.time(wiring.placed, uid, str(self.jobs))
                 case Verify(uids):
                     self.placed += [node for uid in uids for node in wiring.units[uid].nodes]
-                    self.time(lambda uids=uids: wiring.verified(uids))  # type: ignore[misc]
+                    self.time(wiring.verified, uids)
                 case Check(uid, _):
-                    self.time(lambda uid=uid: wiring.checked(uid, [], []))  # type: ignore[misc]
+                    self.time(wiring.checked, uid, [], [])
                 case GoOn():
                     self.time(wiring.go_on)
 
@@ -96,7 +96,7 @@ class Run:
         self.answer()
         while self.placed:
             node = self.placed.popleft()
-            self.time(lambda node=node: self.wiring.done(node))  # type: ignore[misc]
+            self.time(self.wiring.done, node)
             self.answer()
 
     def lose_the_root(self) -> None:
@@ -106,11 +106,11 @@ class Run:
         root, *others = wiring.items.values()
         units = [(item.unit, item.hash) for item in others]
         assert root.unit is not None
-        self.time(lambda: wiring.failed(root.unit.uid, root.hash))  # type: ignore[union-attr]
+        self.time(wiring.failed, root.unit.uid, root.hash)
         for unit, node in units:
             assert unit is not None
-            self.time(lambda uid=unit.uid, node=node: wiring.killed(uid, node))  # type: ignore[misc]
-        self.time(lambda: wiring.again(root.hash, 1, "k1"))
+            self.time(wiring.killed, unit.uid, node)
+        self.time(wiring.again, root.hash, 1, "k1")
         self.answer()
 
 
