@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 from furu_async._executors.arguments import EventListener, check_config, check_targets
@@ -19,6 +20,8 @@ from furu_async.report import RunEvent, RunReport
 __all__ = ["Progress", "run_dag", "run_dag_sync"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("furu_async")
 
 
 class Progress(Protocol):
@@ -104,20 +107,29 @@ async def _shown(scheduler: Scheduler, run: Run, display: Progress | None, root:
     try:
         if display is not None:
             await run.settled()
-            display.start(run.run_id, root)
+            _guarded(display.start, run.run_id, root)
         return await run
     except asyncio.CancelledError:
         await scheduler.aclose()
         raise
     finally:
         if display is not None:
-            display.stop(run.report)
+            _guarded(display.stop, run.report)
+
+
+def _guarded(step: Callable[..., object], *arguments: object) -> None:
+    """What becomes of a display, such as one on a terminal that is gone, does not touch the run."""
+    try:
+        step(*arguments)
+    except Exception:
+        logger.exception("the display of the run's progress failed; the run is not concerned")
 
 
 def run_dag_sync(targets: Furu[Any] | Iterable[Furu[Any]], **options: Any) -> RunReport:
     """`run_dag` for synchronous code, with the same arguments; not inside a running event loop.
 
-    While it runs it handles SIGINT and SIGTERM: the first cancels within 30 s, the second ends the process.
+    While it runs it handles SIGINT, SIGTERM and SIGHUP (unless that is ignored): the first cancels within 30 s, the
+    second ends the process.
 
     Raises:
         KeyboardInterrupt: after SIGINT, when everything is stopped.

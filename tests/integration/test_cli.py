@@ -283,6 +283,33 @@ def test_ctrl_c_on_a_terminal_ends_the_run_in_order(folder: Path) -> None:
     assert "never computed" not in call(folder, "show", "steps:slow").stdout
 
 
+@pytest.mark.fault("F96")
+def test_a_terminal_that_is_closed_ends_the_run_in_order(folder: Path) -> None:
+    terminal = Terminal(folder, "run", "steps:slow")
+    wait_for(folder / "slow-began")
+    family = psutil.Process(terminal.pid).children(recursive=True)
+    os.close(terminal.master)
+    began = time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(terminal.pid, 0)[1]) == 129
+    assert time.monotonic() - began < 15
+    _gone, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+    assert "cancelled with its run" in call(folder, "show", "steps:slow").stdout
+
+
+@pytest.mark.fault("F96")
+def test_nohup_is_respected(folder: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start(folder, "run", "steps:nap")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(folder / "slow-began")
+    process.send_signal(signal.SIGHUP)
+    _out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
 @pytest.mark.fault("F96", "F93")
 def test_a_second_ctrl_c_does_not_wait_for_the_grace_period(folder: Path) -> None:
     terminal = Terminal(folder, "run", "steps:stubborn")

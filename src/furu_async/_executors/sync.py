@@ -1,11 +1,13 @@
 """Running a coroutine from synchronous code: the only place, with the command line, that touches signal handlers.
 
-First SIGINT or SIGTERM: cancel, within the bound. Second: at once. The handlers that were there are put back.
+First SIGINT, SIGTERM or SIGHUP: cancel, within the bound. Second: at once. The handlers that were there are put back.
+SIGHUP, the end of a terminal, often comes twice, and is left alone where it is ignored (``nohup``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -17,7 +19,7 @@ from furu_async.errors import FuruError
 
 T = TypeVar("T")
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Interrupts:
@@ -33,6 +35,8 @@ class _Interrupts:
         if threading.current_thread() is not threading.main_thread():
             return  # signals are the main thread's
         for number in _SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._on_signal)
 
     def restore(self) -> None:
@@ -41,9 +45,12 @@ class _Interrupts:
         self._before.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and number in self.seen:
+            return
         self.seen.append(number)
         if len(self.seen) >= 2:
-            os.write(2, b"\ninterrupted twice: ending now\n")
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                os.write(2, b"\ninterrupted twice: ending now\n")
             # Children and keeper notice our end by themselves: their pipe closes.
             os._exit(128 + number)
         if self.loop is not None and self.task is not None:
@@ -55,7 +62,7 @@ def run_sync(make: Callable[[], Awaitable[T]]) -> T:
 
     Raises:
         KeyboardInterrupt: SIGINT arrived; what ran was cancelled first.
-        SystemExit: SIGTERM arrived, with code 143.
+        SystemExit: SIGTERM or SIGHUP arrived, with code 143 or 129.
         FuruError: called inside a running event loop.
     """
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import random
@@ -23,7 +24,7 @@ import pytest
 import uvloop
 from local_artifacts import ANum, ASleeps, Chain, Counted, Fails, Held, Num, Sleeps, Stoppable, Sum, words
 
-from furu_async import FuruConfig, Local, RunEvent, Scheduler, run_dag, run_dag_sync, use_config
+from furu_async import FuruConfig, Local, RunEvent, RunReport, Scheduler, run_dag, run_dag_sync, use_config
 from furu_async._runtime.config import active_config
 from furu_async.errors import FuruError, FuruRunCancelled, FuruRunFailed
 
@@ -317,10 +318,13 @@ async def test_sync_forms_inside_a_loop_name_the_async_one(call: Callable[[], An
         call()
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @contextmanager
 def own_handlers() -> Iterator[dict[int, Any]]:
-    """Handlers of a test's own for SIGINT and SIGTERM."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Handlers of a test's own for what the sync forms handle."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     mine: dict[int, Any] = {number: lambda *_: None for number in before}
     for number, handler in mine.items():
         signal.signal(number, handler)
@@ -332,7 +336,7 @@ def own_handlers() -> Iterator[dict[int, Any]]:
 
 
 def handlers() -> dict[int, Any]:
-    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    return {number: signal.getsignal(number) for number in SIGNALS}
 
 
 @pytest.mark.fault("F96")
@@ -361,6 +365,26 @@ def test_a_signal_during_a_sync_run_ends_it_in_order(tmp_path: Path) -> None:
             run_dag_sync([Sleeps(n=1, path=str(flag))], executor=TWO, progress=False, on_event=interrupt)
         assert handlers() == mine
     assert keepers() == []
+
+
+class BrokenDisplay:
+    """On a terminal that is gone."""
+
+    def start(self, run_id: str, root: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def on_event(self, event: RunEvent) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def stop(self, report: RunReport | None) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+async def test_a_display_that_fails_does_not_touch_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    assert (await run_dag([Num(n=1)], executor=TWO, progress=BrokenDisplay())).ok
+    with pytest.raises(FuruRunFailed):
+        await run_dag([Fails(n=1)], executor=TWO, progress=BrokenDisplay())
+    assert "the display of the run's progress failed" in caplog.text
 
 
 async def test_the_async_forms_install_no_signal_handlers() -> None:
