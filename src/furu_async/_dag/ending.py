@@ -220,8 +220,8 @@ class Closing:
 
 def may_have_strays(sub: Sub) -> bool:
     """It has had more than one try, or of its only one it is not known what became of it."""
-    state = sub.pending.state if sub.pending is not None else None
-    return state is not None and (state.k > 1 or bool(_unheard_of(sub)))
+    tries = sub.pending.state.k if sub.pending is not None else sub.tries
+    return tries > 1 or bool(_unheard_of(sub))
 
 
 def _unheard_of(sub: Sub) -> str:

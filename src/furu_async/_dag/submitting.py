@@ -278,6 +278,8 @@ class Submitting:
             ticket = sub.pending.ticket
             sub.job_id, sub.cluster = finished.job.job_id, finished.job.cluster
             sub.name = ticket.name if ticket is not None else ""
+            # It would be half of what there is in memory of a node, and of what the garbage collector goes through.
+            sub.tries, sub.pending = sub.pending.state.k, None
             sub.placed_at = None if sub.adopted else asyncio.get_running_loop().time()
             core.do(core.wiring.placed(unit.uid, sub.job_id))
             self._has_id(unit, sub)

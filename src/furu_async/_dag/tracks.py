@@ -94,6 +94,8 @@ class Sub:
         withdrawn: it is being taken back, to be submitted in smaller parts.
         dropped: nodes whose jobs are not wanted any more.
         placed_at: loop time at which ``sbatch`` gave its id to this process.
+        pending: while it is on its way to Slurm, and if it did not get there.
+        tries: calls of ``sbatch`` that it took, once it is there.
     """
 
     uid: int
@@ -108,6 +110,7 @@ class Sub:
     watches: dict[str, Watch] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
     placed_at: float | None = None
+    tries: int = 0
 
 
 @dataclass(slots=True, eq=False)
