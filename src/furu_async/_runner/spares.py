@@ -32,6 +32,7 @@ _HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SI
 _AT_START = ("LD_", "MALLOC_", "GLIBC_", "PYTHON")
 """Variables that a process looks at only when it is started."""
 
+_ORDER_SECS = 10.0
 _MOST_FDS = 8
 _LENGTH = 8
 
@@ -122,6 +123,7 @@ class _Spare:
     def order(self, orders: msgspec.Struct, descriptors: Sequence[int]) -> Forked | None:
         """Send it its orders; None if it is gone."""
         body = msgspec.msgpack.encode(orders)
+        self.end.settimeout(_ORDER_SECS)
         try:
             socket.send_fds(self.end, [len(body).to_bytes(_LENGTH, "big")], descriptors)
             self.end.sendall(body)

@@ -154,7 +154,8 @@ def test_the_script():
     assert lines[0] == "#!/bin/bash"
     directives = {line.split(" ", 1)[1] for line in lines if line.startswith("#SBATCH ")}
     assert {shlex.split(each)[0] for each in directives} == {f"--{k}={v}" for k, v in made.options.items()}
-    assert "module load x" in lines
+    room = lines.index(f"export FURU_ASYNC_CHILD={'0' * 32}")
+    assert room < lines.index("module load x") < lines.index("# command"), "a user's lines come after ours"
     assert lines[-2:] == ["exec python -m furu_async.worker --x 'a b'", ""] or lines[-3].startswith(
         "exec python"
     )
