@@ -26,7 +26,9 @@ from furu_async.report import Failure, FailureKind
 VISIBLE_SECS = 30.0
 """How long a result may take to be seen here after its job has ended well."""
 
-_FIRST, _SLOWEST, _GROWTH = 0.1, 1.5, 1.4
+_FIRST, _SLOWEST, _GROWTH = 0.1, 1.5, 1.1
+"""Seconds between looks: a result is seen within a tenth of the time that it was waited for, or the slowest."""
+
 _BATCH = 256
 
 
