@@ -16,7 +16,7 @@ from tests.sim.pool_sim import World, until
 from tests.sim.sim_artifacts import Brief, Item, Resumable
 
 from furu_async import SlurmSpec
-from furu_async.testing import FakeExecutor, Hangs, Returns, run_virtual
+from furu_async.testing import FakeExecutor, Hangs, Raises, Returns, run_virtual
 
 pytestmark = pytest.mark.virtual_time
 LONG = FakeExecutor(default=Returns(1, after=30.0))
@@ -301,6 +301,25 @@ async def test_where_all_but_one_worker_die_at_their_start_that_one_does_the_wor
     (note,) = report.notes
     assert "died" in note
     assert " on n" in note
+
+
+async def test_a_run_that_drains_begins_nothing_more_that_workers_have_taken_ahead(tmp_path: Path) -> None:
+    """Tasks of a millisecond, so that 30 are taken ahead; then one fails while another one is under way."""
+    quick, slow = items(100), [Item(number=500 + n, inputs=tuple(items(1))) for n in range(40)]
+    bad = Item(number=999, inputs=tuple(items(1)))
+    script = FakeExecutor(
+        {**dict.fromkeys(quick, Returns(1, after=0.001)), bad: Raises(TypeError("no"), after=0.3)},
+        default=Returns(1, after=200.0),
+    )
+    world = World(tmp_path / "store", script)
+    above = Item(number=1000, inputs=(bad,))  # so that it goes before the slow ones
+    pool = world.pool(workers=1, slots=2)
+    report = await world.run(*quick, above, *slow, on_failure="drain", pool=pool)
+    assert report[bad].status == "failed"
+    assert {report[each].status for each in slow} <= {"created", "skipped"}
+    assert sum(report[each].status == "created" for each in slow) <= 4
+    assert report.duration < 450
+    assert list(Path(world.root).glob("runs/*/queue/cancel/*")) == []
 
 
 @pytest.mark.fault("F53")

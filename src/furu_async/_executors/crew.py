@@ -59,6 +59,7 @@ class Seat:
         seconds: moving average of what a task takes, None before the first.
         retiring: it gets nothing new and is ended when its tasks are done.
         aside: it is beyond the crew's size, and gets no tasks but questions.
+        stuck: id of a task that takes so long that nothing is to wait behind it.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class Seat:
         "seconds",
         "shown",
         "starting",
+        "stuck",
     )
 
     def __init__(self, number: int, name: str, env: Mapping[str, str] | None = None) -> None:
@@ -87,12 +89,15 @@ class Seat:
         self.retiring = False
         self.aside = False
         self.shown = 0
+        self.stuck = 0
 
     def depth(self, prefetch: bool) -> int:
         """How many tasks it may hold, begun or not."""
         if self.child is None or self.retiring or self.aside or not self.child.alive:
             return 0
         if not prefetch or self.seconds is None or self.seconds > _AHEAD_SECS:
+            return 1
+        if self.stuck and self.child.running == self.stuck:
             return 1
         return min(_MOST_AHEAD, 2 + int(_AHEAD_SECS / max(self.seconds, 1e-5)))
 

@@ -53,6 +53,7 @@ class Dispatcher:
         self._next_id = 0
         self.checks = Checks(self.poke, self._number, self._end_child)
         self._monitor = Monitor(self)
+        self.take_back: Callable[[Job], None] = self._monitor.take_back
         self._loop = asyncio.get_running_loop()
         self._start_failures = 0
         self._background: set[asyncio.Task[Any]] = set()
@@ -73,9 +74,9 @@ class Dispatcher:
     def on_claimed(self, job: Job) -> None:
         """The claim is held."""
         self.claiming -= 1
-        job.step = Step.CLAIMED
-        job.since = self._loop.time()
-        heapq.heappush(self.claimed, job)
+        self._back_to_claimed(job)
+        if job.unwanted:
+            self.take_back(job)
         self.poke()
 
     def on_claim_over(self, job: Job) -> None:
@@ -191,7 +192,7 @@ class Dispatcher:
                 continue
             job = heapq.heappop(self.claimed)
             if job.unwanted:
-                self._release(job)
+                self.release(job)
                 continue
             self._give(job, seat)
             given += 1
@@ -202,7 +203,7 @@ class Dispatcher:
         later: list[Job] = []
         for job in sorted(self.claimed):
             if job.unwanted:
-                self._release(job)
+                self.release(job)
                 continue
             seat = crew.seat_seeing(visible_devices(job.grant))
             if seat is None or seat.child is None:
@@ -264,12 +265,8 @@ class Dispatcher:
                 self._on_gone(seat, message)
         if seat.retiring and child.alive and not child.tasks:
             self.steps.keeper.request(("child_gone", child.pid), lambda _: None)
-            self._dismiss(seat)
+            self.crew.dismiss(seat)
         self.poke()
-
-    def _dismiss(self, seat: Seat, grace: float | None = None) -> None:
-        if self._crew is not None:
-            self._crew.dismiss(seat, grace)
 
     def _on_begun(self, seat: Seat, message: TaskBegun) -> None:
         job = self.by_task.get(message.id)
@@ -294,7 +291,7 @@ class Dispatcher:
                 job.origin.run.note(
                     f"{job.origin.node.obj!r} left something behind ({result.why_dirty}); its worker is replaced"
                 )
-                self._dismiss(seat, grace=0.0)
+                self.crew.dismiss(seat, grace=0.0)
         if job is None:
             return
         if not result.ok and job.stopped and result.failure is not None:
@@ -305,7 +302,7 @@ class Dispatcher:
     def _on_gone(self, seat: Seat, gone: ChildGone) -> None:
         """The child's process group is gone; its output lies in the attempt's folder."""
         self.steps.keeper.request(("child_gone", gone.pid), lambda _: None)
-        self._dismiss(seat)
+        self.crew.dismiss(seat)
         self.checks.on_gone(gone)
         self._not_begun(gone.not_begun)
         if gone.running is None:
@@ -338,7 +335,7 @@ class Dispatcher:
         job.since = self._loop.time()
         heapq.heappush(self.claimed, job)
 
-    def _release(self, job: Job) -> None:
+    def release(self, job: Job) -> None:
         """Nothing of it began and nobody wants it now: end the claim, say so."""
         self._give_back(job)
         job.step = Step.PUBLISHING

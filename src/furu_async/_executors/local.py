@@ -156,15 +156,16 @@ class LocalExecutor:
         self._open(request.run, job)
 
     def take_back(self, run: RunPort, node: str) -> None:
-        """Return the node if it is still queued or merely claimed."""
+        """Return the node if no process has begun it."""
         job = self.jobs.get((run.root, node))
         if job is None or withdraw(job.after, run) or job.begun or self._leave(job, run):
             return
         if job.step is Step.QUEUED:
             self._drop(job)
-        elif job.step in (Step.CLAIMING, Step.CLAIMED):
+        elif self.inplace.has(job):
             job.unwanted = True
-            self.dispatcher.poke()
+        elif job.step in (Step.CLAIMING, Step.CLAIMED, Step.GIVEN):
+            self.dispatcher.take_back(job)
 
     def kill(
         self, run: RunPort, node: str, kind: FailureKind = "cancelled", text: str = "cancelled with its run"

@@ -7,7 +7,7 @@ import heapq
 from typing import TYPE_CHECKING
 
 from furu_async._executors.crew import Seat
-from furu_async._executors.jobs import Job
+from furu_async._executors.jobs import Job, Step
 from furu_async._runner.messages import TaskSpec
 from furu_async._runner.spools import EXPOSE_SECS
 from furu_async._runner.supervisor import Child
@@ -74,6 +74,7 @@ class Monitor:
             if ran > EXPOSE_SECS:
                 self._show_logs(seat)
         if len(child.tasks) > 1 and ran > _STUCK_AHEAD_SECS and (idle or ran > _RELEASE_SECS):
+            seat.stuck = child.running
             dispatcher.take_back_from(seat)
             dispatcher.poke()
 
@@ -91,6 +92,18 @@ class Monitor:
         if task is not None:
             seat.shown = task.id
             self._dispatcher.spawn(_expose(child, task))
+
+    def take_back(self, job: Job) -> None:
+        """Return a job, unless its child has just begun it."""
+        dispatcher = self._dispatcher
+        if job.step is Step.GIVEN:
+            dispatcher.take_back_from(job.worker)
+        job.unwanted = job.step is not Step.GIVEN
+        if job.step is Step.CLAIMED:
+            dispatcher.claimed.remove(job)
+            heapq.heapify(dispatcher.claimed)
+            dispatcher.release(job)
+        dispatcher.poke()
 
     def _release_waiting(self, now: float) -> None:
         """Claims that we hold and cannot use soon: others may want them."""

@@ -29,6 +29,9 @@ class Workers(Protocol):
     def poke(self) -> None:
         """Something changed, such as that a job is no longer wanted."""
 
+    def take_back(self, job: Job) -> None:
+        """Return a job that is past the queue, unless a process has begun it."""
+
     def on_claimed(self, job: Job) -> None:
         """The claim that was asked for is held."""
 

@@ -124,7 +124,7 @@ class PoolExecutor:
         self.held.open(request.run, lambda failure: self._opened(task, failure))
 
     def take_back(self, run: RunPort, node: str) -> None:
-        """Return the node if no worker has taken it."""
+        """Return the node if no process is at it."""
         task = self.table.get((run.root, node))
         if task is None or withdraw(task.after, run) or task.begun or leave(task.requests, run):
             return
@@ -309,7 +309,7 @@ class PoolExecutor:
             del self.table[task.key]
         if task in self._waiting:
             self._waiting.remove(task)
-        if task.unwanted and self.control is not None and task.number:
+        if (task.unwanted or task.recalled) and self.control is not None and task.number:
             self.control.feeder.forget_cancel(task.file)
         self._over.set()
         for request in task.after:
@@ -328,7 +328,7 @@ class PoolExecutor:
         task.failed(failure)
 
     def _take_out(self, task: Task, end: bool) -> None:
-        """Take an entry out of the queue; if a worker has it and ``end``, have that end it."""
+        """Take an entry out of the queue; a worker that has it returns it, if it has begun only where ``end``."""
         if task.stage is not Stage.OUT or self.control is None:
             self.over(task)
             task.taken_back()
@@ -341,8 +341,9 @@ class PoolExecutor:
             if result is True:
                 self.over(task)
                 task.taken_back()
-            elif end:
-                feeder.cancel(name)
+            else:
+                task.recalled = not end
+                feeder.cancel(name, begun=end)
 
         if task.place is None:
             withdrawn(False)

@@ -85,9 +85,9 @@ class Feeder:
         """Remove an entry that a dead worker had taken."""
         self._add(_Do(lambda: queue.forget_running(self.paths, wid, name), _ignore))
 
-    def cancel(self, name: str) -> None:
-        """Have the worker that is at an entry end it."""
-        self._add(_Do(lambda: queue.ask_to_cancel(self.paths, name), _ignore))
+    def cancel(self, name: str, begun: bool = True) -> None:
+        """Have the worker that has an entry return it; ``begun``: also if a process is at it, which is ended."""
+        self._add(_Do(lambda: queue.ask_to_cancel(self.paths, name, begun), _ignore))
 
     def forget_cancel(self, name: str) -> None:
         """The task is over, so nobody need look for that wish."""

@@ -263,6 +263,8 @@ class Pilot:
             work.end("soft", "the pool is closed")
         for name in answer.cancelled or ():
             work.cancel(name)
+        if answer.recalled is not None:
+            work.recall(answer.recalled)
         for taken, entry in answer.entries:
             work.accept(taken, entry)
         work.build(answer.there)
@@ -293,8 +295,9 @@ class Pilot:
         work = self.work
         if self.stage not in ("draining", "ended"):
             self.stage = "draining" if work.ending else "working" if work.tasks else "idle"
-        began = [task.name for task in work.tasks.values() if task.began is not None]
-        return self.stage, work.why, began
+        began = sorted((task.began, task.name) for task in work.tasks.values() if task.began is not None)
+        # A slot is at one task at a time: of more than that the earlier ones have ended, and are being published.
+        return self.stage, work.why, [name for _, name in began[-self.plan.slots :]]
 
     def _status(self, now: float, last: bool) -> bytes:
         """What to write, if there is something new, and the last time was long enough ago."""

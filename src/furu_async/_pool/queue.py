@@ -5,6 +5,7 @@
     queue/done/<name>                       ended with a published result
     queue/failed/<name>                     a `Report`: everything else
     queue/cancel/<name>                     the controller wants it no more; its worker looks here with each poll
+    queue/cancel/<name>.back                the same, unless a process is at it
     queue/bad/<name>                        what could not be read, with ``<name>.why``
     queue/closed                            workers take nothing more and end
 
@@ -31,6 +32,7 @@ from furu_async._store.records import encode
 BUCKET_SIZE = 64
 _LOST_RACES = 2
 _TRIES = 3
+_BACK = ".back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +107,9 @@ def forget_running(paths: QueuePaths, wid: str, name: str) -> None:
     atomic.try_unlink(f"{paths.running_of(wid)}/{name}")
 
 
-def ask_to_cancel(paths: QueuePaths, name: str) -> None:
-    """Have the worker that is at an entry end it and return it."""
-    atomic.write_new_linked(f"{paths.cancel}/{name}", b"")
+def ask_to_cancel(paths: QueuePaths, name: str, begun: bool = True) -> None:
+    """Have the worker that has an entry return it; ``begun``: also if a process is at it, which is ended."""
+    atomic.write_new_linked(f"{paths.cancel}/{name}{'' if begun else _BACK}", b"")
 
 
 def close(paths: QueuePaths) -> None:
@@ -292,14 +294,19 @@ def report(paths: QueuePaths, wid: str, name: str, what: Report) -> None:
         pass
 
 
-def cancelled(paths: QueuePaths) -> list[str]:
-    """Names of the entries that the controller wants no more."""
-    return [name for name in names(paths.cancel) if parse_entry_name(name)]
+def wishes(paths: QueuePaths) -> tuple[list[str], list[str]]:
+    """Names of the entries that the controller wants no more, and of those that it wants back if nobody is at them."""
+    there = names(paths.cancel)
+    cut = [name.removesuffix(_BACK) for name in there if name.endswith(_BACK)]
+    return [name for name in there if parse_entry_name(name)], [
+        name for name in cut if parse_entry_name(name)
+    ]
 
 
 def forget_cancel(paths: QueuePaths, name: str) -> None:
     """The wish was fulfilled, or came too late; best effort."""
     atomic.try_unlink(f"{paths.cancel}/{name}")
+    atomic.try_unlink(f"{paths.cancel}/{name}{_BACK}")
 
 
 def is_closed(paths: QueuePaths) -> bool:

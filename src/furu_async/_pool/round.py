@@ -57,7 +57,7 @@ class Answer:
         entries: newly taken, each with what it says, or why it cannot be read.
         unread: taken, and not to be read now.
         there: hashes whose table entries are there, of those taken and of those looked up.
-        closed, cancelled: None where that was not looked at.
+        closed, cancelled, recalled: None where that was not looked at.
         bad: paths of what was set aside.
         trouble: the first error, for people; empty if there was none.
     """
@@ -70,6 +70,7 @@ class Answer:
     there: set[str] = field(default_factory=set)
     closed: bool | None = None
     cancelled: list[str] | None = None
+    recalled: list[str] | None = None
     sighting: Sighting | None = None
     bad: list[str] = field(default_factory=list)
     trouble: str = ""
@@ -131,7 +132,7 @@ class Desk:
     def _look(self, ask: Ask, answer: Answer) -> None:
         if ask.look:
             answer.closed = queue.is_closed(self.paths)
-            answer.cancelled = queue.cancelled(self.paths)
+            answer.cancelled, answer.recalled = queue.wishes(self.paths)
         if ask.watch:
             answer.sighting = guardian.look(self.paths.root, self.paths.home)
         answer.there.update(wanted for wanted in ask.lookup if self.table.has(wanted))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from furu_async._executors.joined import JoinedRun
 from furu_async._model.artifact import Furu, class_info, specs_of
 from furu_async._plan.events import Event
 from furu_async._pool.entries import UNREADABLE, Outcome, QueueEntry, Report
+from furu_async._pool.objects_log import Table
 from furu_async._pool.queue import Taken
 from furu_async._runtime.config import FuruConfig
 from furu_async._store.layout import parse_entry_name
@@ -80,6 +81,7 @@ class Task:
         began: loop time at which a process was at it; None before.
         first: nothing had ended here before it began.
         cancelled: the controller wants it no more.
+        recalled: the same, as long as no process is at it.
         error: why its run cannot be worked for.
     """
 
@@ -93,7 +95,13 @@ class Task:
         self.began: float | None = None
         self.first: bool = False
         self.cancelled: bool = False
+        self.recalled: bool = False
         self.error: str = ""
+
+    @property
+    def wish(self) -> str:
+        """Why the controller is to be told where it is given back; empty: others may have it."""
+        return "cancelled" if self.cancelled or self.recalled else ""
 
     def refusal(self, spec_key: str) -> Failure | None:
         """Why it is not to be run at all by a worker of this spec, or None."""
@@ -141,6 +149,17 @@ def node_of(obj: Furu[Any], entry: QueueEntry) -> Node:
         silent_at=entry.silent_at,
         history=tuple(entry.history),
     )
+
+
+def nodes_of(table: Table, entries: Sequence[QueueEntry]) -> list[Node | Failure]:
+    """The nodes that entries are about, or why there is none; blocks, and imports users' modules."""
+    made: list[Node | Failure] = []
+    for entry in entries:
+        try:
+            made.append(node_of(table.get(entry.hash), entry))
+        except BaseException as error:  # importing a module may raise anything, SystemExit too
+            made.append(cannot_build(error, entry))
+    return made
 
 
 def cannot_build(error: BaseException, entry: QueueEntry) -> Failure:

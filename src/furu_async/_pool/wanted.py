@@ -38,6 +38,7 @@ class Task:
         begun: a worker's process is at it.
         written: its entry is in the queue, or was.
         unwanted: it is being taken back or ended.
+        recalled: its worker was asked to return it, unless a process is at it.
         damaged: how often its entry, or the report on it, could not be read.
         mute: how often a worker that had it never showed a beat.
         suspected: how often it was one of those at which a worker may have been that died.
@@ -54,6 +55,7 @@ class Task:
         "origin",
         "paths",
         "place",
+        "recalled",
         "requests",
         "spec_key",
         "stage",
@@ -79,6 +81,7 @@ class Task:
         self.taken: bool = False
         self.written: bool = False
         self.unwanted: bool = False
+        self.recalled: bool = False
         self.worker: str = ""
         self.damaged: int = 0
         self.mute: int = 0

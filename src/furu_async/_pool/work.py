@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from furu_async._executors.base import Node, Request
 from furu_async._executors.local import GRACE_SECS, LocalExecutor
@@ -18,7 +18,7 @@ from furu_async._pool.entries import UNREADABLE, Outcome, QueueEntry
 from furu_async._pool.objects_log import Table
 from furu_async._pool.queue import Taken
 from furu_async._pool.round import Ask
-from furu_async._pool.taken import Task, TaskRun, cannot_build, node_of, report_of, unreadable
+from furu_async._pool.taken import Task, TaskRun, nodes_of, report_of, unreadable
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig, use_config
 from furu_async._store.liveness import this_owner
@@ -113,6 +113,7 @@ class Work:
         self._kind: FailureKind = "preempted"
         self._host = this_owner().host
         self._tokens: dict[str, str] = {}
+        self._recalled: set[str] = set()
         self._building: set[asyncio.Task[None]] = set()
         with use_config(config):
             self._context = contextvars.copy_context()
@@ -155,8 +156,9 @@ class Work:
         refusal = task.refusal(self.plan.spec_key)
         if refusal is not None:
             self._failed(task, refusal)
-        elif self.ending:
-            self._give_back(task, "")
+        elif self.ending or taken.name in self._recalled:
+            task.recalled = taken.name in self._recalled
+            self._give_back(task, task.wish)
 
     def waiting(self) -> list[Task]:
         """Tasks whose artifact is still to be built."""
@@ -178,15 +180,15 @@ class Work:
 
     async def _build(self, tasks: list[Task]) -> None:
         # In a thread: modules of the user's are imported, and that may take its time.
-        made = await DOOR.user.run(_nodes, self._table, [task.entry for task in tasks])
+        made = await DOOR.user.run(nodes_of, self._table, [task.entry for task in tasks])
         for task, node in zip(tasks, made, strict=True):
             task.building = False
             if self.tasks.get(task.name) is not task:
                 continue
             if isinstance(node, Failure):
                 self._failed(task, node)
-            elif self.ending or task.cancelled:
-                self._give_back(task, "cancelled" if task.cancelled else "")
+            elif self.ending or task.wish:
+                self._give_back(task, task.wish)
             elif self._fits(task, node.info.time_limit):
                 self._start(task, node)
 
@@ -234,7 +236,7 @@ class Work:
         for task in list(self.tasks.values()):
             if task.request is None:
                 if not task.building:
-                    self._give_back(task, "cancelled" if task.cancelled else "")
+                    self._give_back(task, task.wish)
             elif how == "hard":
                 self._kill(task)
             elif task.began is None:
@@ -252,6 +254,17 @@ class Work:
             self._kill(task)
         elif not task.building:
             self._give_back(task, "cancelled")
+
+    def recall(self, names: list[str]) -> None:
+        """The controller wants these entries back, as far as no process is at them."""
+        self._recalled = set(names)
+        for task in [task for task in self.tasks.values() if task.name in self._recalled]:
+            if task.began is None and not task.wish:
+                task.recalled = True
+                if task.request is not None:
+                    self._executor.take_back(task.request.run, task.entry.hash)
+                elif not task.building:
+                    self._give_back(task, task.wish)
 
     def abandon(self) -> None:
         """It cannot go on: everything that it still holds ends here."""
@@ -316,7 +329,7 @@ class Work:
             failure = Failure(kind="infrastructure", error_type="FuruStoreError", message=task.error)
             self._failed(task, failure)
         else:
-            self._give_back(task, "cancelled" if task.cancelled else "")
+            self._give_back(task, task.wish)
 
     def _on_failed(self, task: Task, failure: Failure) -> None:
         if failure.kind in ("cancelled", "killed") and not self.ending and not task.cancelled:
@@ -358,7 +371,7 @@ class Work:
     def _gone(self, task: Task) -> None:
         self.tasks.pop(task.name, None)
         now = self._loop.time()
-        if task.cancelled:
+        if task.wish:
             self.ask.fulfilled.append(task.name)
         if task.began is not None:
             took = now - task.began
@@ -367,34 +380,10 @@ class Work:
         self.idle_since = now
         self._wake()
 
-    def _report(
-        self,
-        entry: QueueEntry,
-        outcome: Outcome,
-        begun: bool,
-        generation: int = 0,
-        failure: Failure | None = None,
-        detail: str = "",
-    ) -> None:
+    def _report(self, entry: QueueEntry, outcome: Outcome, begun: bool, **said: Any) -> None:
+        """Further arguments are those of `report_of`."""
+        plan = self.plan
         made = report_of(
-            entry,
-            outcome,
-            worker_id=self.plan.wid,
-            node=self._host,
-            job_id=self.plan.job_id,
-            begun=begun,
-            generation=generation,
-            failure=failure,
-            detail=detail,
+            entry, outcome, worker_id=plan.wid, node=self._host, job_id=plan.job_id, begun=begun, **said
         )
         self.ask.reports.append((entry.file, made))
-
-
-def _nodes(table: Table, entries: list[QueueEntry]) -> list[Node | Failure]:
-    made: list[Node | Failure] = []
-    for entry in entries:
-        try:
-            made.append(node_of(table.get(entry.hash), entry))
-        except BaseException as error:  # importing a module may raise anything, SystemExit too
-            made.append(cannot_build(error, entry))
-    return made

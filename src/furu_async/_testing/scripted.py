@@ -75,6 +75,10 @@ class ScriptedWorkers:
         """Look for room, soon."""
         self._loop.call_soon(self._pump)
 
+    def take_back(self, job: Job) -> None:
+        """Return a job whose claim is being asked for; nothing waits after that."""
+        job.unwanted = True
+
     def on_claimed(self, job: Job) -> None:
         """The claim is held: begin, unless nobody wants it any more."""
         if job.unwanted:

@@ -29,6 +29,11 @@ KINDS: tuple[FailureKind, ...] = (
     "cancelled",
 )
 FAILURES = {kind: Failure(kind=kind, error_type="x.Error", message=f"{kind} trouble") for kind in KINDS}
+CUTS = (
+    Failure(kind="preempted", message="a part of a walltime", planned=True),
+    Failure(kind="preempted", message="a whole one", checkpoint="one"),
+    Failure(kind="preempted", message="a whole one", checkpoint="two"),
+)
 FINAL_COMPUTE = Failure(kind="compute", error_type="TypeError", retryable=False)
 RUN_WIDE = Failure(kind="protocol", message="other code", run_wide=True)
 POLICIES = (

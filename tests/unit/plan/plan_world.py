@@ -11,7 +11,7 @@ import random
 from typing import Any
 
 from plan_checks import Broken, Checks
-from plan_choices import FAILURES, FINAL_COMPUTE, IDS, KINDS, MOST_NODES, POLICIES, RULES, RUN_WIDE
+from plan_choices import CUTS, FAILURES, FINAL_COMPUTE, IDS, KINDS, MOST_NODES, POLICIES, RULES, RUN_WIDE
 
 from furu_async._plan.commands import (
     Command,
@@ -283,6 +283,7 @@ class World(Checks):
             luck = rnd()
             failure = FAILURES[KINDS[int(rnd() * len(KINDS))]]
             failure = FINAL_COMPUTE if luck < 0.05 else RUN_WIDE if luck < 0.06 else failure
+            failure = CUTS[int(luck * 300) % 3] if luck > 0.9 else failure
             self.fail(node, ticket, failure, task[2])
         else:
             self.there.add(node)
@@ -298,7 +299,7 @@ class World(Checks):
 
     def fail(self, node: str, ticket: int, failure: Failure, killed: bool) -> None:
         """An attempt fails; one that the core wants to be ended costs no budget, whatever it ends of."""
-        if self.state.mode == "run" and not killed:
+        if self.state.mode == "run" and not killed and not (failure.planned or failure.checkpoint):
             counts = self.lost_failures.setdefault(node, {})
             counts[failure.kind] = counts.get(failure.kind, 0) + 1
         self.say(Failed(node, failure, self.rnd(), ticket))

@@ -270,7 +270,7 @@ async def test_a_cancelled_entry_is_ended_within_a_second_and_returned(home: Hom
     report = home.only_report()
     assert (report.outcome, report.begun, report.detail) == ("returned", True, "cancelled")
     assert home.done() == [other]
-    assert queue.cancelled(home.paths) == [], "the wish is fulfilled"
+    assert queue.wishes(home.paths) == ([], []), "the wish is fulfilled"
 
 
 # -- signals and walltime --------------------------------------------------------------------------------------
@@ -681,3 +681,38 @@ async def test_entries_of_other_runs_are_claimed_in_their_name(home: Home) -> No
     assert HOME in said[0]
     assert other in said[1]
     assert not os.path.exists(RunPaths(home.root, other).base), "nothing of it is left"
+
+
+# -- what is wanted back ---------------------------------------------------------------------------------------
+
+
+async def test_what_has_not_begun_is_returned_when_it_is_wanted_back(home: Home) -> None:
+    """A run drains: the task that a process is at ends as it would, and those behind it begin no more."""
+    runs_, *behind = [home.put(Leaf(n=n), priority=9 - n) for n in range(4)]
+    script = FakeExecutor({Leaf(n=0): Returns(0, after=30.0)}, default=Returns(0, after=0.0))
+    pilot = home.worker(script=script, slots=1)
+    pilot.work.seconds = 0.001  # so that it takes several at once
+    pilot.work.give_back_ahead = lambda: None  # type: ignore[method-assign]
+
+    async def recall() -> None:
+        await until(lambda: len(pilot.work.tasks) == 4 and home.status().began == [runs_])
+        for name in (runs_, *behind):
+            queue.ask_to_cancel(home.paths, name, begun=False)
+        await until(lambda: len(home.reports()) == 3, 5.0)
+
+    await with_worker(pilot, recall)
+    assert home.done() == [runs_]
+    assert home.todo() == []
+    for name in behind:
+        report = home.reports()[name]
+        assert (report.outcome, report.begun, report.detail) == ("returned", False, "cancelled")
+    assert queue.wishes(home.paths) == ([], [runs_]), "the controller removes what came too late"
+
+
+async def test_what_is_wanted_back_is_returned_by_whoever_takes_it_next(home: Home) -> None:
+    name = home.put(Leaf(n=1))
+    queue.ask_to_cancel(home.paths, name, begun=False)
+    await home.worker(script=LONG).run()
+    assert home.done() == []
+    assert home.only_report().outcome == "returned"
+    assert home.generations(Leaf(n=1)) == 0

@@ -299,6 +299,6 @@ def test_closing_and_cancelling_are_heard(home: Home) -> None:
     assert not queue.is_closed(home.paths)
     queue.ask_to_cancel(home.paths, f"{HASH}.1")
     queue.ask_to_cancel(home.paths, f"{HASH}.1")
-    assert queue.cancelled(home.paths) == [f"{HASH}.1"]
+    assert queue.wishes(home.paths) == ([f"{HASH}.1"], [])
     queue.forget_cancel(home.paths, f"{HASH}.1")
-    assert queue.cancelled(home.paths) == []
+    assert queue.wishes(home.paths) == ([], [])
