@@ -194,10 +194,15 @@ class Work:
 
     def _fits(self, task: Task, limit: float | None) -> bool:
         ends, grace = self.plan.walltime, self.plan.grace
-        late = task.entry.whole and not walltime.is_soon(task.since - self.ready_at, ends.total)
-        if not late and walltime.fits(ends.left(self._loop.time()), limit, grace):
+        left = ends.left(self._loop.time())
+        fresh = walltime.is_soon(task.since - self.ready_at, ends.total)
+        able = walltime.fits(ends.total, limit, grace)
+        # No other worker would have more time left than one that has just begun: its start took the rest.
+        used = (ends.total or 0.0) - (left or 0.0)
+        first = self.taken <= self.plan.slots and walltime.is_soon(used, ends.total)
+        if (able and first) or (walltime.fits(left, limit, grace) and (fresh or not task.entry.whole)):
             return True
-        if walltime.fits(ends.total, limit, grace):
+        if able:
             self.skip.add(task.name)
             self._give_back(task, "")
         else:

@@ -128,6 +128,17 @@ async def test_a_worker_that_was_slow_to_start_is_fresh(home: Home) -> None:
     assert len(home.done()) == 1
 
 
+@pytest.mark.fault("F57")
+@pytest.mark.parametrize("slots", [1, 2])
+async def test_what_fits_but_for_the_start_of_its_worker_is_taken(home: Home, slots: int) -> None:
+    """It would fit into no other one either, and workers would come and go for ever."""
+    for n in range(slots):
+        home.put(Limited(n=n))
+    script = FakeExecutor(default=Returns(0, after=50.0))
+    await home.worker(script=script, walltime=ends_in(103.0, 105.0), slots=slots).run()
+    assert len(home.done()) == slots
+
+
 async def test_without_a_walltime_every_worker_is_fresh(home: Home) -> None:
     home.put(Leaf(n=1), whole=True)
     home.put(Limited(n=2), whole=True)
