@@ -21,7 +21,7 @@ __all__ = ["Progress", "run_dag", "run_dag_sync"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger("furu_async")
+_logger = logging.getLogger("furu_async")
 
 
 class Progress(Protocol):
@@ -62,11 +62,9 @@ async def run_dag(
             nothing new and lets what runs finish; ``cancel`` stops that too.
         max_failures: with ``continue``: after so many failed nodes, drain.
         timeout: seconds for the whole run.
-        retry_failed: False: a stored failure stays, and the run refuses to start, naming every one. A node that was
-            left unfinished by an owner that is gone (`lost`) is one; a node that was ``preempted`` or ``cancelled``, or
-            that ended for want of ``inputs`` or ``infrastructure``, is none and is begun again. Default:
-            ``FURU_RETRY_FAILED``.
-        retries: compute retries after a node's first failure. Default: ``FURU_MAX_COMPUTE_RETRIES``.
+        retry_failed: False: a stored failure stays, one of kind ``lost`` too (``preempted``, ``cancelled``, ``inputs``
+            and ``infrastructure`` do not), and the run refuses to start. Default: ``FURU_RETRY_FAILED``.
+        retries: compute retries of a node. Default: ``FURU_MAX_COMPUTE_RETRIES``.
         rerun: ``module.Class`` names, or ``ALL``: computed again, once.
         on_cancel: ``detach`` leaves Slurm work running; an error with `Local`.
         check: raise if a node failed; False returns the report whatever is in it.
@@ -84,7 +82,6 @@ async def run_dag(
     refuse_while_importing("run_dag")
     settings, objs = check_config(config) or active_config(), check_targets(targets)
     display = _make_progress(progress, objs)
-    listeners = [each for each in (on_event, display.on_event if display else None) if each]
     async with Scheduler(executor, config=settings) as scheduler:
         run = scheduler.start(
             objs,
@@ -97,7 +94,7 @@ async def run_dag(
             on_cancel=on_cancel,
             check=check,
             config=settings,
-            on_event=listeners,
+            on_event=[each for each in (on_event, display.on_event if display else None) if each],
         )
         return await _shown(scheduler, run, display, str(settings.path))
 
@@ -122,7 +119,7 @@ def _guarded(step: Callable[..., object], *arguments: object) -> None:
     try:
         step(*arguments)
     except Exception:
-        logger.exception("the display of the run's progress failed; the run is not concerned")
+        _logger.exception("the display of the run's progress failed; the run is not concerned")
 
 
 def run_dag_sync(targets: Furu[Any] | Iterable[Furu[Any]], **options: Any) -> RunReport:
