@@ -28,7 +28,7 @@ class FuruConfig:
     Attributes:
         path: root of everything.
         retry_failed: artifacts that failed in an earlier run, or were left unfinished by an owner that is gone, are
-            tried again; what was preempted or cancelled is begun again anyway.
+            tried again; what was preempted or cancelled, or lacked inputs or infrastructure, is begun again anyway.
         max_compute_retries: retries after the first failure; attempts = 1 + retries.
         preempt_max: Slurm preemptions of one node.
         lease_secs: silence after which an owner with a known beat is lost.
