@@ -110,11 +110,12 @@ def restore_end(paths: ArtifactPaths, generation: int) -> bool:
 
     Raises:
         OSError: it cannot be written, or it is not known whether it was.
-        Damaged: the marker is not of this generation, or no longer.
+        Damaged: the marker is not of this generation, or no longer; or a link is in place of the end's folder.
     """
     target = paths.end(generation)
     if atomic.exists(target):
         return False
+    atomic.check_folders(paths.furu, paths.ends)
     try:
         data = atomic.read_bytes(paths.marker)
     except FileNotFoundError:
