@@ -61,8 +61,9 @@ class Asker:
     async def aclose(self) -> None:
         """End the children."""
         self._dismiss()
-        while self._closing:
-            await asyncio.gather(*self._closing, return_exceptions=True)
+        while closing := set(self._closing):
+            await asyncio.gather(*closing, return_exceptions=True)
+            self._closing -= closing
 
     def _hire(self, run: RunPort) -> Dispatcher:
         if self._children is None:

@@ -228,5 +228,6 @@ class Crew:
         for seat in list(self.seats):
             busy = seat.child is not None and bool(seat.child.tasks)
             self.dismiss(seat, grace if busy else None)
-        while self._ending:
-            await asyncio.gather(*self._ending, return_exceptions=True)
+        while ending := set(self._ending):
+            await asyncio.gather(*ending, return_exceptions=True)
+            self._ending -= ending  # from 3.12 on, waiting for what has ended gives their callbacks no turn

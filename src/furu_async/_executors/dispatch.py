@@ -393,5 +393,6 @@ class Dispatcher:
         self._monitor.close()
         if self._crew is not None:
             await self._crew.aclose(self.grace)
-        while self._background:
-            await asyncio.gather(*self._background, return_exceptions=True)
+        while background := set(self._background):
+            await asyncio.gather(*background, return_exceptions=True)
+            self._background -= background
