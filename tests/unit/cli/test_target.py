@@ -195,8 +195,8 @@ def test_the_file_of_a_package_itself(folder: Path) -> None:
     assert type(found).__module__ == "cli_pkg"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(folder: Path) -> None:
-    (folder / "cli_pipeline.py").chmod(0)
+def test_a_file_that_may_not_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may read everything: what the system would say to others is said here.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "cli_pipeline.py")
     with pytest.raises(TargetError, match="may not be read"):
         load_targets("cli_pipeline.py:one")
