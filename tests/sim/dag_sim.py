@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from furu_async import Furu, FuruConfig, SlurmDag, SlurmSpec
@@ -36,6 +36,12 @@ class Part(Furu[int]):
 
     def _create(self) -> int:
         raise AssertionError("what becomes of it is in the script")
+
+
+class Saving(Part):
+    """A node that goes on from its checkpoint."""
+
+    _resumable = True
 
 
 class _JobExecutor(_Scripted):
@@ -94,15 +100,20 @@ class Jobs:
         )
         work = NodeJob(one, lambda each: _JobExecutor(self.fake, each), lambda _: None)
 
-        async def hear() -> None:
-            await copy.term.wait()
-            work.stop("SIGTERM")
+        async def hear(signal: asyncio.Event, then: Callable[[], None]) -> None:
+            await signal.wait()
+            then()
 
-        hearing = asyncio.get_running_loop().create_task(hear())
+        loop = asyncio.get_running_loop()
+        hearing = [
+            loop.create_task(hear(copy.term, lambda: work.stop("SIGTERM"))),
+            loop.create_task(hear(copy.warned, work.warn)),
+        ]
         try:
             return await work.run()
         finally:
-            hearing.cancel()
+            for task in hearing:
+                task.cancel()
 
 
 class Line:

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sim.dag_sim import Jobs, Line, Part, SimDag, mortal
+from tests.sim.dag_sim import Jobs, Line, Part, Saving, SimDag, mortal
 
 from furu_async import FuruConfig, RunReport, SlurmDag, run_dag
 from furu_async._testing.slurm import SimSettings, SimulatedSlurm
@@ -172,6 +173,40 @@ def test_a_start_that_nobody_saw_is_an_attempt(root: FuruConfig, after: float) -
         assert report.ok, [node.failure for node in report if node.failure]
         (again,) = [node for node in report if node.attempts == 2]
         assert [line.split(":")[0] for line in again.history] == ["preempted"]
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F44")
+def test_ends_of_walltime_cost_nothing_while_the_checkpoint_changes(root: FuruConfig) -> None:
+    config = replace(root, preempt_max=2)
+
+    async def main() -> None:
+        world = World(config)
+        saving, idle = Saving(name="saving"), Saving(name="idle")
+        world.targets = [saving, idle]
+        world.jobs = Jobs(config, FakeExecutor(default=Hangs()), world.targets)
+        world.slurm.program = world.jobs
+        base = Path(root.path) / "data/tests/sim/dag_sim/Saving" / saving.furu_hash
+
+        async def save() -> None:
+            for step in range(1, 6):
+                while not (base / ".furu/claims" / str(step)).exists():
+                    await asyncio.sleep(1.0)
+                await asyncio.sleep(60.0)
+                folder = base / "checkpoints" / str(step)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "step").write_text(str(step))
+
+        helping = asyncio.get_running_loop().create_task(save())
+        report = await world.run(world.controller())
+        await helping
+        assert (report[idle].status, report[idle].attempts) == ("failed", 3)
+        assert (report[saving].status, report[saving].attempts) == ("failed", 8)
+        for node in (idle, saving):
+            failure = report[node].failure
+            assert failure is not None
+            assert failure.kind == "preempted"
 
     run_virtual(main(), seed=1)
 

@@ -170,6 +170,22 @@ async def test_preemption_goes_on_from_the_checkpoint(slurm: Cluster, ours: Ours
     assert len(ours()) == 1
 
 
+@pytest.mark.fault("F44")
+async def test_the_end_of_walltime_costs_nothing_where_something_was_saved(
+    slurm: Cluster, ours: Ours, tmp_path: Path
+) -> None:
+    node = Checkpointed(folder=tmp_path)
+    running = asyncio.create_task(dag(node, settings(tmp_path, preempt_max=0)))
+    await until(lambda: attempts(tmp_path, "steps"), what="it to begin")
+    (job,) = ours()
+    await asyncio.to_thread(slurm.run, "scancel", "--signal=USR2", "--batch", job)
+    report = await running
+    assert report.ok, [n.failure for n in report if n.failure]
+    assert attempts(tmp_path, "steps") == ["0", "1"]
+    assert [line.partition(":")[0] for line in report[node].history] == ["preempted"]
+    assert len(ours()) == 2
+
+
 @pytest.mark.fault("F48")
 async def test_held_by_a_person_is_told(slurm: Cluster, ours: Ours, tmp_path: Path) -> None:
     _a, b = chain(tmp_path, "a:gate", "b")

@@ -136,6 +136,8 @@ class NodeJob:
         self._why = ""
         self._kill: Callable[[], None] = lambda: None
         self._resumable = False
+        self._request: Request | None = None
+        self._planned = False
         loop = asyncio.get_running_loop()
         end = assignment.job.end_time
         self._ends_at = loop.time() + end - clock.wall() if end else None
@@ -143,6 +145,9 @@ class NodeJob:
     def warn(self) -> None:
         """The end of the walltime is near (SIGUSR2): what can go on from a checkpoint ends in time."""
         if self._resumable:
+            self._planned = not self._stopping.is_set()
+            if self._request is not None:
+                self._request.share = "whole"  # what it has saved decides whether that counts
             self.stop("the end of its walltime is near")
 
     def stop(self, why: str) -> None:
@@ -278,6 +283,7 @@ class NodeJob:
 
     async def _attempt(self, executor: Executor, run: JobRun, request: Request) -> Event:
         self._kill = lambda: _end_for(executor, run, request.node)
+        self._request = request
         executor.start(request)
         while True:
             event = await run.events.get()
@@ -326,7 +332,7 @@ class NodeJob:
             generation=one.node.generation,
             failures=self.failures,
             final=self.final,
-            interrupted=self._stopping.is_set(),
+            interrupted=self._stopping.is_set() and not self._planned,
             job_id=one.job.id,
         )
         path = orders.outcome_path(RunPaths(one.root, one.run_id).submission(one.sid), one.wid)

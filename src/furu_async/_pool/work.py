@@ -19,6 +19,7 @@ from furu_async._pool.objects_log import Table
 from furu_async._pool.queue import Taken
 from furu_async._pool.round import Ask
 from furu_async._pool.taken import Task, TaskRun, nodes_of, report_of, unreadable
+from furu_async._pool.walltime import Walltime
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig, use_config
 from furu_async._store.liveness import this_owner
@@ -60,7 +61,7 @@ class PilotPlan:
     job_id: str = ""
     restart_count: int = 0
     grace: float = GRACE_SECS
-    walltime: walltime.Walltime = field(default_factory=walltime.Walltime)
+    walltime: Walltime = field(default_factory=Walltime)
     seed: int | None = None
 
 
