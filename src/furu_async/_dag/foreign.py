@@ -65,9 +65,12 @@ async def resolve(core: Core, track: Track) -> None:
     loop = asyncio.get_running_loop()
     node, root = track.node, core.run.root
     began, until = clock.wall(), loop.time() + ID_SECS
+    lost = False
     gone_since: float | None = None
-    while True:
+    while core.wiring.items[node.hash].phase == "foreign":
         seen: _Seen = await core.patiently(_see, root, node.name, node.hash)
+        if core.wiring.items[node.hash].phase != "foreign":
+            return
         if seen.look.verdict == "published":
             core.do(core.wiring.done(node.hash))
             return
@@ -98,11 +101,14 @@ async def resolve(core: Core, track: Track) -> None:
                 gone_since = None
             elif gone_since is None:
                 gone_since = loop.time()
-            told = any(isinstance(verdict, Ended) for verdict in verdicts)
-            if gone_since is not None and (told or loop.time() - gone_since >= _GONE_SECS):
-                ended = next((v for v in verdicts if isinstance(v, Ended)), None)
-                _left_behind(core, track, seen.look, ended)
-                return
+            else:
+                # The store was asked before Slurm: only what it says after Slurm's word counts, and a result of
+                # another host may take its time to be seen.
+                ended = next((verdict for verdict in verdicts if isinstance(verdict, Ended)), None)
+                patience = 0.0 if ended is not None and ended.how != "completed" else _GONE_SECS
+                if not lost and loop.time() - gone_since >= patience:
+                    lost = True
+                    _left_behind(core, track, seen.look, ended)
         if loop.time() > until + core.shared.config.infra_secs:
             _refuse(
                 core,
