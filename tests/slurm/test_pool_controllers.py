@@ -122,6 +122,8 @@ async def test_workers_of_a_killed_controller_end_within_a_lease(lab: Lab) -> No
     controller = lab.control("gate/gate", "a", "b", pool={"idle": 1000})
     await lab.begun("gate")
     await until(lambda: lab.attempts("a") and lab.attempts("b"), "all begin")
+    # One that has not looked at its controller before that died gives it the time that a new one may take.
+    await until(lambda: len(list(lab.home.glob("workers/*/status.json"))) == 2, "both have looked")
     controller.kill()
     controller.wait()
     killed = time.monotonic()
