@@ -211,6 +211,34 @@ def test_ends_of_walltime_cost_nothing_while_the_checkpoint_changes(root: FuruCo
     run_virtual(main(), seed=1)
 
 
+@pytest.mark.fault("F70")
+@pytest.mark.parametrize("seed", range(30))
+def test_two_runs_that_share_nodes(root: FuruConfig, seed: int) -> None:
+    """At about the same time: each shared node is computed once, and both go on from it, however late they look."""
+    draw = random.Random(seed)
+
+    async def main() -> None:
+        world = World(root)
+        shared = [Part(name=f"s{k}") for k in range(3)]
+        tops = [Part(name=f"t{k}", parts=tuple(shared)) for k in range(2)]
+        script = {each: Returns(1, after=draw.uniform(0.0, 4.0)) for each in shared}
+        world.jobs = Jobs(root, FakeExecutor(script, default=Returns(1)), tops)
+        world.slurm.program = world.jobs
+
+        async def one(top: Part, after: float) -> RunReport:
+            await asyncio.sleep(after)
+            dag, options = world.controller(arrays=draw.random() < 0.5), {"check": False, "timeout": 3000}
+            return await run_dag([top, *shared], executor=dag, config=root, progress=False, **options)
+
+        first, second = await asyncio.gather(one(tops[0], 0.0), one(tops[1], draw.uniform(0.0, 8.0)))
+        assert first.ok, [node.failure for node in first if node.failure]
+        assert second.ok, [node.failure for node in second if node.failure]
+        assert set(world.jobs.acted.values()) == {1}
+        assert world.living() == []
+
+    run_virtual(main(), seed=seed)
+
+
 @pytest.mark.fault("F55")
 def test_days_in_the_queue(root: FuruConfig) -> None:
     """No lease runs while a job waits, neither for its own run nor for one that waits for its result."""
