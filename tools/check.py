@@ -105,7 +105,8 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
     "docs": ("documentation: the README runs, the map is complete", [_pytest("tests/docs")]),
     "integration": (
         "whole runs: processes, kills, command line, example",
-        [_pytest("-n", "2", "tests/integration")],
+        # Much of it waits: for processes to begin and to end, for leases.
+        [_pytest("-n", "3", "tests/integration")],
     ),
 }
 
