@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Set
 
 from furu_async._dag import claims
 from furu_async._dag.tracks import Core
@@ -13,6 +13,8 @@ from furu_async._slurm.states import Alive
 from furu_async.errors import FuruExecutorError
 
 _AGAIN_SECS = 2.0
+
+Known = Mapping[str, Set[str]]
 
 
 class Waves:
@@ -35,10 +37,10 @@ class Waves:
         core = self.core
         done: list[str] = []
 
-        async def unknown(known: set[str]) -> list[str]:
+        async def unknown(known: Known) -> list[str]:
             lacking = []
             for parent, job in parents:
-                if job in known or parent in done:
+                if self._knows(known, job, self._name_of(parent, job)) or parent in done:
                     continue
                 if await core.patiently(claims.has_result, core.run.root, core.tracks[parent].node):
                     done.append(parent)
@@ -49,17 +51,32 @@ class Waves:
         gone = await self._gone(unknown)
         core.do(core.wiring.checked(uid, done, [each for each in parents if each[1] in gone]))
 
-    async def _gone(self, unknown: Callable[[set[str]], Awaitable[list[str]]]) -> list[str]:
+    def _name_of(self, node: str, job: str) -> str:
+        """The name of a node's job, if it is one of this run."""
+        item = self.core.wiring.items[node]
+        unit = item.unit
+        return self.core.subs[unit.uid].name if unit is not None and unit.job_of(node) == job else ""
+
+    @staticmethod
+    def _knows(known: Known, job: str, name: str) -> bool:
+        """Whether Slurm has this job: a controller of it that has lost its state gives the id to another one."""
+        return job in known and (not name or name in known[job])
+
+    async def _gone(self, unknown: Callable[[Known], Awaitable[list[str]]]) -> list[str]:
         """What Slurm does not know, look after look: what it shows may be some seconds old.
 
         Args:
-            unknown: of the ids that Slurm knows, which are lacking.
+            unknown: of what Slurm knows (names by id), which ids are lacking.
         """
         loop = asyncio.get_running_loop()
         since = loop.time()
         while True:
             rows = await self._rows()
-            lacking = await unknown({row.id for row in rows} | {row.base_id for row in rows})
+            known: dict[str, set[str]] = {}
+            for row in rows:
+                known.setdefault(row.id, set()).add(row.name)
+                known.setdefault(row.base_id, set()).add(row.name)
+            lacking = await unknown(known)
             if not lacking or loop.time() - since >= self.core.shared.submitter.rules.look_apart:
                 return lacking
             await asyncio.sleep(_AGAIN_SECS)
@@ -85,8 +102,9 @@ class Waves:
             # What is held, or waits for what is held, cannot have ended; what was adopted may have.
             fresh = [unit for unit in units if unit.uid not in self.adopted and (unit.hold or unit.edges)]
 
-            async def unknown(known: set[str]) -> list[str]:
-                return [unit.job for unit in fresh if unit.live and unit.job not in known]
+            async def unknown(known: Known) -> list[str]:
+                lacking = [unit for unit in fresh if unit.live]
+                return [u.job for u in lacking if not self._knows(known, u.job, core.subs[u.uid].name)]
 
             gone = await self._gone(unknown)
             missing = [unit.uid for unit in fresh if unit.job in gone]
