@@ -285,7 +285,11 @@ def test_ctrl_c_on_a_terminal_ends_the_run_in_order(folder: Path) -> None:
 
 @pytest.mark.fault("F96")
 def test_a_terminal_that_is_closed_ends_the_run_in_order(folder: Path) -> None:
-    terminal = Terminal(folder, "run", "steps:slow")
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+    try:
+        terminal = Terminal(folder, "run", "steps:slow")
+    finally:
+        signal.signal(signal.SIGHUP, before)
     wait_for(folder / "slow-began")
     family = psutil.Process(terminal.pid).children(recursive=True)
     os.close(terminal.master)
