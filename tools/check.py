@@ -105,8 +105,8 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
     "docs": ("documentation: the README runs, the map is complete", [_pytest("tests/docs")]),
     "integration": (
         "whole runs: processes, kills, command line, example",
-        # Much of it waits: for processes to begin and to end, for leases. What takes longest begins first.
-        [_pytest("-n", "3", "tests/integration/test_demo.py", "tests/integration")],
+        # Much of it waits: for processes to begin and to end, for leases.
+        [_pytest("-n", "3", "tests/integration")],
     ),
 }
 
