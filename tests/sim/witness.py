@@ -100,7 +100,6 @@ class Watch:
         self.ends: dict[tuple[str, int], tuple[str, str]] = {}
         self.places: dict[tuple[str, int], str] = {}
         self.gone: dict[tuple[str, int], tuple[str, str]] = {}
-        self.unfenced: set[str] = set()
         self.published: dict[str, str] = {}
         self.beats: dict[str, float] = {}
         self.owners: dict[tuple[str, str, int, int], Process] = {}
@@ -189,11 +188,8 @@ class Watch:
             return
         if claim is not None and claim.token != end.token:
             self.break_("doubles", f"{path} is a success of who did not hold the claim")
-        if gone is not None and gone[1] == "failure" and not self.durable:
-            # Its owner had been replaced, and a crash took the end that said so: the latest generation counts.
-            self.unfenced.add(key[0])
         before = self.published.get(key[0])
-        if before is not None and key[0] not in self.unfenced:
+        if before is not None:
             self.break_("doubles", f"{path}: published already as {before}")
         if before is None or int(rest) > int(before.rpartition("/")[2]):
             self.published[key[0]] = path

@@ -253,10 +253,12 @@ def takeover(
     reason: str,
     run_id: str = "",
     end_owner: Callable[[], object] | None = None,
+    power: bool = False,
 ) -> ClaimReply:
     """End a generation as lost, which fences its owner, and claim the next one.
 
     The caller has judged the owner dead or silent; ``end_owner`` ends what it left on this host, between the two.
+    With ``power`` the fence outlasts the power of this host: an owner that was only silent may be alive elsewhere.
     """
     _check_folders(paths)
     failure = Failure(kind="lost", message=reason)
@@ -271,6 +273,7 @@ def takeover(
             hash=paths.hash,
             failure=failure,
         ),
+        power,
     )
     if reply.r != "published" and (reply.end is None or reply.end.status == "success"):
         seen = look(paths)

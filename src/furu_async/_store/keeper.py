@@ -282,7 +282,11 @@ class Keeper:
                 return _seen_reply(paths, seen)
         else:
             owner = None
-        reply: ClaimReply = takeover(paths, n, run.card, reason, run_id, lambda: _end_owner(root, owner))
+        # Whatever the durability: it is rare, and who was silent may live where this host's power does not matter.
+        fence_synced = bool(silent_at)
+        reply: ClaimReply = takeover(
+            paths, n, run.card, reason, run_id, lambda: _end_owner(root, owner), fence_synced
+        )
         if reply.r == "claimed":
             return self._hold(run, paths, reply.generation, seen.notes)
         return _seen_reply(paths, reply.look or look(paths))

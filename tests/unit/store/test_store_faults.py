@@ -117,6 +117,10 @@ SCENES: dict[str, tuple[Step, Step]] = {
     ),
     "finish": (_claimed, lambda s: artifacts.finish(s.paths, 1, failure(s.paths, 1, s.card))),
     "takeover": (_held_by_other, lambda s: artifacts.takeover(s.paths, 1, s.card, "gone")),
+    "takeover with power": (
+        _held_by_other,
+        lambda s: artifacts.takeover(s.paths, 1, s.card, "silent", power=True),
+    ),
     "invalidate": (_published, lambda s: artifacts.invalidate(s.paths, 1, "again")),
     "look heals": (_marker_lost, lambda s: artifacts.look(s.paths)),
     "look quarantines": (_end_torn, lambda s: artifacts.look(s.paths)),

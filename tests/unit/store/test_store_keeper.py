@@ -27,7 +27,7 @@ from store_env import (
     write_result,
 )
 
-from furu_async._store import artifacts, keeper
+from furu_async._store import artifacts, fs, keeper
 from furu_async._store.beat import Beat
 from furu_async._store.keeper import Keeper
 from furu_async._store.layout import ArtifactPaths, RunPaths, beat_path
@@ -303,6 +303,27 @@ def test_an_owner_that_beats_again_before_it_is_replaced_keeps_its_claim(root: s
     assert not Path(ArtifactPaths(root, NAME, HASH).end(1)).exists()
     Path(beat).write_bytes(judged)
     assert taker.handle(replace) == {"r": "claimed", "n": 2}
+    for each in (owner, taker):
+        each.handle(["close"])
+
+
+@pytest.mark.fault("F30")
+@pytest.mark.parametrize("silent", [True, False])
+def test_the_fence_of_an_owner_that_may_live_is_synced(
+    root: str, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    """One that is known to be dead cannot publish, whatever becomes of its fence."""
+    owner, taker = opened(root), opened(root, "r2", "tok2")
+    owner.handle(["claim", root, "r1", NAME, HASH])
+    synced: list[str] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+
+    monkeypatch.setattr(fs, "fsync", fsync)
+    judged = [Path(RunPaths(root, "r1").worker("w1").beat).read_bytes()] if silent else []
+    assert taker.handle(["takeover", root, "r2", NAME, HASH, 1, "silent", *judged])["r"] == "claimed"
+    assert (ArtifactPaths(root, NAME, HASH).ends in synced) == silent
     for each in (owner, taker):
         each.handle(["close"])
 

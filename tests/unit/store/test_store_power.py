@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,33 @@ def test_what_was_announced_with_power_is_there_whatever_was_not_written(tmp_pat
         found = artifacts.read_success(paths)
         assert found is not None
         assert artifacts.verify_manifest(paths, *found, checksums=True) == []
+
+
+@pytest.mark.fault("F30")
+def test_a_silent_owner_stays_fenced_when_the_power_of_who_replaced_it_fails(tmp_path: Path) -> None:
+    """The owner lives on another host: what it had written is there, whatever this one loses."""
+    root = tmp_path / "real"
+    root.mkdir()
+    paths = paths_at(root)
+    old = owner_card(root, "old")
+    artifacts.claim(paths, 1, old)
+    write_result(paths, 1, "old")
+    before = tmp_path / "before"
+    shutil.copytree(root, before)
+
+    def replace() -> None:
+        reply = artifacts.takeover(paths, 1, owner_card(root, "new"), "silent", power=True)
+        assert reply.r == "claimed"
+
+    disk = list(record(str(root), replace))[-1]
+    rng = random.Random(9)
+    for count, (keep, torn) in enumerate(itertools.chain(choices(disk, rng), choices(disk, rng))):
+        target = tmp_path / f"state-{count}"
+        shutil.copytree(before, target)
+        disk.build(str(target), keep, torn)
+        seen = paths_at(target)
+        assert artifacts.publish(seen, 1, success(seen, 1, old)).r == "fenced"
+        assert artifacts.look(seen).verdict != "published"
 
 
 @pytest.mark.fault("F30")
