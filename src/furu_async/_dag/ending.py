@@ -119,9 +119,9 @@ class Closing:
         """Whether it came to its end in time. A task goes on after that, a coroutine does not."""
         task = work if isinstance(work, asyncio.Task) else self.core.spawn(work, "furu dag end")
         waited: list[asyncio.Task[Any]] = [task]
-        hurry: asyncio.Event | None = getattr(self.core.run, "hurry", None)
-        if may_leave and hurry is not None:
-            waited.append(self._loop.create_task(hurry.wait(), name="furu dag end hurry"))
+        if may_leave:
+            leaving = self.core.run.hurry.wait()
+            waited.append(self._loop.create_task(leaving, name="furu dag end hurry"))
         try:
             await asyncio.wait(
                 waited, timeout=max(0.0, until - self._loop.time()), return_when=asyncio.FIRST_COMPLETED

@@ -6,6 +6,7 @@ is executed once: the executor keys its work by store and artifact, and tells ev
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class RunPort(Protocol):
         keep: False: nothing of the run need be left if it ends well.
         on_cancel: ``detach``: what works for it in Slurm is to go on when it is cancelled, and without a controller.
         detached: it was left like that: nothing of it is to be ended.
+        hurry: somebody wants to leave though the run has ended: no more waiting for what ends by itself.
     """
 
     run_id: str
@@ -71,6 +73,7 @@ class RunPort(Protocol):
     token: str
     context: contextvars.Context
     on_cancel: Literal["cancel", "detach"]
+    hurry: asyncio.Event
 
     @property
     def detached(self) -> bool: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import random
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ class JoinedRun:
         self.root: str = str(config.path)
         self.config: FuruConfig = config
         self.context: contextvars.Context = context or contextvars.copy_context()
+        self.hurry: asyncio.Event = asyncio.Event()
 
     def post(self, event: Event) -> None:
         """What happened to a node."""
