@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import anyio
 
@@ -30,12 +29,8 @@ from furu_async._store.beat import read_beat
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
 from furu_async._store.look import look_at
-from furu_async._store.records import Claim
 from furu_async._store.submissions import read_note
 from furu_async.report import Failure
-
-if TYPE_CHECKING:
-    from furu_async._slurm.port import Found
 
 _FIRST = 0.2
 _GROWTH = 1.5
@@ -62,7 +57,7 @@ class _Watched:
         before: seconds of earlier waits of this run at the same node.
         until: when it is decided at the latest if nothing changes, as was told.
         trouble_since: since when the store gives no information, or None.
-        asking, ask_at, queued: of a claim whose job has not begun: Slurm is asked, when again, what it said last.
+        asking: of a claim whose job has not begun: what Slurm says of it.
     """
 
     node: Node
@@ -76,9 +71,7 @@ class _Watched:
     told: str = ""
     until: float = 0.0
     trouble_since: float | None = None
-    asking: asyncio.Task[bool | None] | None = None
-    ask_at: float | None = None
-    queued: bool | None = None
+    asking: queued.Asking | None = None
 
 
 @dataclass(slots=True)
@@ -148,7 +141,7 @@ class Watcher:
         self._tell = tell
         self._jitter = jitter
         self._then = "taken over" if takes_over else "given up (retry_failed=False)"
-        self.find: Callable[[str], Awaitable[Found]] | None = None
+        self.find: queued.Find | None = None
         self._watched: dict[str, _Watched] = {}
         self._before: dict[str, float] = {}
         self._wake = asyncio.Event()
@@ -166,7 +159,7 @@ class Watcher:
 
     def unwatch(self, node: str) -> None:
         """Stop watching."""
-        self._watched.pop(node, None)
+        self._forget(node)
 
     def told(self, node: str) -> str:
         """What was last told about a node that is being watched; empty for others."""
@@ -180,7 +173,13 @@ class Watcher:
 
     async def run(self) -> None:
         """The claim watcher's task."""
-        loop = asyncio.get_running_loop()
+        try:
+            await self._rounds(asyncio.get_running_loop())
+        finally:
+            for node in list(self._watched):
+                self._forget(node)
+
+    async def _rounds(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._closed:
             if not self._watched:
                 await self._wake.wait()
@@ -290,20 +289,26 @@ class Watcher:
         if sight.dead is True:
             return True
         known = item.seen is not None and item.seen.identity == identity
+        if not known and item.asking is not None:
+            item.asking.close()  # that was about another claim
+            item.asking = None
         can_beat = claim is not None and bool(claim.beat) and claim.phase == "running"
         if claim is not None and claim.phase == "queued":
             # From the moment that its job has begun, it is an owner like any other.
             can_beat = sight.beat is not None or (known and item.seen is not None and item.seen.can_beat)
-            if not can_beat and self._ask_slurm(item, claim, now):
-                return True
+            if not can_beat:
+                item.asking = item.asking or queued.Asking(self.root, self.find)
+                if item.asking.look(claim, now) is False:
+                    return True
         if item.seen is None or not known or item.seen.can_beat != can_beat:
             item.seen = leases.begin(identity, sight.beat, can_beat, now)
             verdict: leases.Liveness = "waiting"
         else:
             verdict = leases.observe(item.seen, sight.beat, now, self.rules)
+        waits = not can_beat and item.asking is not None and item.asking.waits is True
         # A process that is there may be stopped, or its keeper gone for good: where a beat is due, silence counts.
         # The owner is fenced before the next one starts, so it does no harm if it wakes up.
-        if verdict == "lost" and (can_beat or sight.dead is not False) and item.queued is not True:
+        if verdict == "lost" and (can_beat or sight.dead is not False) and not waits:
             return True
         if verdict == "lost":
             item.seen.restart(now)
@@ -312,20 +317,6 @@ class Watcher:
         item.next_look = min(item.next_look, now + patience / 5)
         text = f"{describe_claim(claim, sight.job)}; {self._then} if silent for {patience:g} s"
         self._say(item, text, leases.next_decision(item.seen, self.rules), now)
-        return False
-
-    def _ask_slurm(self, item: _Watched, claim: Claim, now: float) -> bool:
-        """A job of it waits in Slurm, as far as is known; True if Slurm has none, so that nobody holds the claim."""
-        if item.asking is not None and item.asking.done():
-            item.queued, item.asking = item.asking.result(), None
-            item.ask_at = now + queued.FIRST_SECS
-            if item.queued is False:
-                return True
-        if item.ask_at is None:
-            item.ask_at = now + queued.FIRST_SECS
-        elif now >= item.ask_at and item.asking is None and (self.find is not None or queued.can_ask()):
-            asking = queued.waits_in_slurm(self.root, claim, self.find)
-            item.asking = asyncio.get_running_loop().create_task(asking, name="furu ask Slurm")
         return False
 
     def _say(self, item: _Watched, text: str, until: float, now: float) -> None:
@@ -342,8 +333,13 @@ class Watcher:
         )
         self._tell(item.node, item.told, item.began, decided)
 
+    def _forget(self, node: str) -> None:
+        item = self._watched.pop(node, None)
+        if item is not None and item.asking is not None:
+            item.asking.close()
+
     def _end(self, item: _Watched, event: WatchEnded, now: float) -> None:
-        self._watched.pop(item.node.hash, None)
+        self._forget(item.node.hash)
         self._before[item.node.hash] = item.before + now - item.since
         self._post(event)
 
