@@ -7,9 +7,12 @@ what it needs.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+# Type checkers know the name; to import `typing` would take longer than all else here.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from furu_async import errors as errors
     from furu_async._dag.dag import SlurmDag as SlurmDag
     from furu_async._dag.submission import SlurmDagSubmission as SlurmDagSubmission

@@ -88,11 +88,10 @@ def call(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [SCRIPT, *arguments], cwd=folder, env=environment(), stdout=pipe, stderr=pipe, text=True
-    )
+    env = {**environment(), **variables}
+    return subprocess.Popen([SCRIPT, *arguments], cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True)
 
 
 def wait_for(path: Path, seconds: float = 20.0) -> None:
@@ -212,6 +211,45 @@ def test_an_interrupted_run_ends_soon_and_leaves_no_process(folder: Path, number
     assert not alive
     began = time.monotonic()
     assert call(folder, "show", "steps:slow").returncode == 0
+
+
+NOT_YET = """
+import pathlib, time
+pathlib.Path("importing").touch()
+time.sleep(60.0)
+"""
+
+STILL_THERE = """
+import atexit, pathlib, time
+def late():
+    pathlib.Path("leaving").touch()
+    time.sleep(60.0)
+atexit.register(late)
+targets = []
+"""
+
+
+@pytest.mark.fault("F96")
+def test_ctrl_c_before_the_program_is_loaded_ends_it_with_a_word(folder: Path) -> None:
+    (folder / "shadow").mkdir()
+    (folder / "shadow" / "click.py").write_text(NOT_YET)  # what takes long to import
+    process = start(folder, "run", "steps:slow", PYTHONPATH=str(folder / "shadow"))
+    wait_for(folder / "importing")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+
+
+@pytest.mark.fault("F96")
+def test_ctrl_c_when_all_is_over_ends_it_with_a_word(folder: Path) -> None:
+    (folder / "late.py").write_text(STILL_THERE)
+    process = start(folder, "show", "late:targets")
+    wait_for(folder / "leaving")
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "interrupted" in err
 
 
 def test_a_timeout_ends_the_run_with_code_1(folder: Path) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tests.sim.sim_artifacts import Item
 
 from furu_async import FuruConfig, RunReport, run_dag
-from furu_async._cli.main import cli
+from furu_async._cli.commands import cli
 from furu_async._executors.inspect import explain_dag
 from furu_async._runtime.config import active_config
 from furu_async._store import artifacts

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from tests.unit.cli.events import event, failure, outcome, report
 
 import furu_async
-from furu_async._cli.main import cli
+from furu_async._cli.commands import cli
 from furu_async.errors import (
     FuruConfigError,
     FuruDefinitionError,
