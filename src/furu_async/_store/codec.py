@@ -20,6 +20,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 from uuid import UUID
 
+from furu_async._model.resources import FrozenMapping
 from furu_async.errors import FuruComputeError, FuruDefinitionError, FuruStoreError
 
 #: Levels of nesting; far from where any of the recursive encoders would give up.
@@ -158,6 +159,8 @@ class Encoder:
             return self._numpy(value, kind)
         if isinstance(value, tuple) and isinstance(getattr(kind, "_fields", None), tuple):
             return {"$": "named", "c": reference(kind), "v": self._container(list(value), list)}
+        if kind is FrozenMapping:  # of a `SlurmSpec`
+            return {"$": "frozen", "v": self._container(dict(value), dict)}
         if _is_artifact(kind):
             from furu_async._model import table
 
@@ -291,6 +294,7 @@ class Decoder:
             "named": self._named,
             "data": self._dataclass,
             "furu": _artifact,
+            "frozen": lambda tree: FrozenMapping(self.decode(tree["v"])),
             "bytes": lambda tree: b64decode(tree["v"]),
             "str": lambda tree: b64decode(tree["v"]).decode("utf-8", "surrogatepass"),
             "float": lambda tree: float(tree["v"]),

@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_env import with_error
 
+from furu_async import SlurmSpec
 from furu_async._store import results
 from furu_async._store.manifest import manifest_of, missing_files, sync_tree
 from furu_async._store.records import NO_VALUE, Damaged, End, decode, encode
@@ -212,6 +213,8 @@ VALUES: list[Any] = [
     np.str_("x"),
     {"weights": np.ones(3), "list": [np.zeros(2), np.float32(1)]},
     Plain(1, np.ones(2)),
+    SlurmSpec(),
+    {"spec": [SlurmSpec(gpus=1, extra={"slurm_additional_parameters": {"nodelist": ["a", "b"], "$": 1}})]},
 ]
 
 
