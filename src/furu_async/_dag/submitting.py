@@ -29,8 +29,6 @@ from furu_async.errors import FuruConfigError, FuruExecutorError
 from furu_async.report import Failure
 
 _BATCH = 64
-_AGAIN_SECS = 2.0
-_SEE_OFF_SECS = 20.0
 
 
 @dataclass(slots=True)
@@ -216,7 +214,7 @@ class Submitting:
         track.spec = unit.spec
         track.restarts, track.restarts_told, track.job_id = 0, 0, ""
         track.alive = track.ended = track.failure = track.since = None
-        track.started = track.killed = False
+        track.started = False
 
     # -- submissions -----------------------------------------------------------------------------------------
 

@@ -64,7 +64,6 @@ class Track:
     failure: Failure | None = None
     foreign: str = ""
     stopping: bool = False
-    killed: bool = False
     done_with: set[str] = field(default_factory=set)
     used: dict[FailureKind, int] = field(default_factory=dict)
     since: float | None = None

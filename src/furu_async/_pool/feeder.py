@@ -7,7 +7,6 @@ infrastructure trouble is waited out; each may be carried out twice without harm
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +25,6 @@ _DEADLINE = 60.0
 _FIRST = 0.2
 _LONGEST = 10.0
 _MOST = 200
-
-_log = logging.getLogger("furu_async.pool")
 
 Reply = Callable[[Any], None]
 

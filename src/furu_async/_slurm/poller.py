@@ -128,12 +128,6 @@ class Poller:
         """
         self._hurry(force=waited_for)
 
-    @property
-    def silent_for(self) -> float:
-        """Seconds since Slurm answered last, 0 while it does."""
-        since = self.tracker.silent_since
-        return 0.0 if since is None else self._loop.time() - since
-
     async def snapshot(self) -> Rows | Silence:
         """All jobs of this user, from a query that begins after this call."""
         answer: asyncio.Future[Rows | Silence] = self._loop.create_future()
