@@ -22,12 +22,18 @@ if TYPE_CHECKING:
 _ENCODER = msgspec.json.Encoder()
 _PAUSE = 0.1
 _CLOSE_SECS = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_MOST_LINES = 100_000
+"""Of what cannot be written the newest lines are kept."""
 
 
 class Journal:
     """Appends events to ``journal.jsonl`` from a task of its own; never blocks the loop.
 
     Nothing is written before `open` names the file: a run that computes nothing leaves no folder.
+
+    Attributes:
+        trouble: why the file cannot be written now, or could not be at the end; empty if it can.
     """
 
     def __init__(self) -> None:
@@ -67,34 +73,47 @@ class Journal:
         self._wake.set()
 
     async def run(self) -> None:
-        """The journal writer's task."""
-        import aiofiles
-
+        """The journal writer's task. What cannot be written is tried again until the run ends."""
+        pause = _FIRST_PAUSE
         while not (self._closed.is_set() and (not self._lines or not self._path)):
             await self._wake.wait()
             self._wake.clear()
             if not self._path:
                 continue
             try:
-                # As a context manager it would be closed in the loop's own threads, for which asyncio.run waits.
-                file = await aiofiles.open(
-                    self._path, "ab", buffering=0, executor=DOOR.logs, opener=atomic.open_file
-                )
-                try:
-                    await self._append(file)
-                finally:
-                    with anyio.move_on_after(_CLOSE_SECS, shield=True):  # also where a bug ends the run
-                        await file.close()
+                await self._write()
+                self.trouble, pause = "", _FIRST_PAUSE
             except OSError as error:
                 self.trouble = f"the journal {self._path} cannot be written: {error}"
-                return
+                if self._closed.is_set():
+                    return
+                with anyio.move_on_after(pause):
+                    await self._closed.wait()
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                self._wake.set()
+
+    async def _write(self) -> None:
+        import aiofiles
+
+        # As a context manager it would be closed in the loop's own threads, for which asyncio.run waits.
+        file = await aiofiles.open(self._path, "ab", buffering=0, executor=DOOR.logs, opener=atomic.open_file)
+        try:
+            await self._append(file)
+        finally:
+            with anyio.move_on_after(_CLOSE_SECS, shield=True):  # also where a bug ends the run
+                await file.close()
 
     async def _append(self, file: AsyncBufferedIOBase | AsyncFileIO) -> None:
         while True:
             if self._lines:
                 lines, self._lines = self._lines, []
-                head, self._head = self._head, b""
-                await file.write(head + b"\n".join(lines) + b"\n")
+                try:
+                    await file.write(self._head + b"\n".join(lines) + b"\n")
+                except OSError:
+                    # A part of it may be there; a line twice does no harm.
+                    self._head, self._lines = b"\n", [*lines, *self._lines][-_MOST_LINES:]
+                    raise
+                self._head, self.trouble = b"", ""
             elif self._closed.is_set():
                 return
             with anyio.move_on_after(_PAUSE):
