@@ -262,11 +262,11 @@ def test_a_timeout_ends_the_run_with_code_1(folder: Path) -> None:
 class Terminal:
     """The script under a terminal of its own, as a shell would start it in the foreground."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
         pid, self.master = pty.fork()
         if pid == 0:
             os.chdir(folder)
-            os.execve(SCRIPT, [str(SCRIPT), *arguments], environment())
+            os.execve(SCRIPT, [str(SCRIPT), *arguments], {**environment(), **variables})
         self.pid = pid
         self.shown = bytearray()
 
@@ -370,3 +370,48 @@ def test_a_second_ctrl_c_does_not_wait_for_the_grace_period(folder: Path) -> Non
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
     _gone, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
+
+
+@pytest.mark.fault("F96")
+def test_a_signal_that_arrives_twice_at_once_is_one(folder: Path) -> None:
+    # The terminal sends it to all, and a wrapper around the program passes it on.
+    process = start(folder, "run", "steps:slow")
+    wait_for(folder / "slow-began")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "1 cancelled" in err
+
+
+def of_family(mark: str) -> list[psutil.Process]:
+    """Processes with a variable of this value, or (a daemon has none) with the store in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("OUR_MARK") == mark or mark in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.fault("F96", "F93")
+@pytest.mark.parametrize("executor", ["slurm-pool", "slurm-dag"])
+def test_a_second_ctrl_c_leaves_no_worker_or_job_for_long(folder: Path, executor: str) -> None:
+    mark = str(folder)
+    terminal = Terminal(
+        folder, "run", "steps:slow", "--executor", executor, "--cluster", "local", OUR_MARK=mark
+    )
+    wait_for(folder / "slow-began", 60.0)
+    terminal.press(b"\x03")
+    time.sleep(0.4)
+    terminal.press(b"\x03")
+    assert terminal.read_to_the_end(30.0) == 130, terminal.shown.decode()
+    assert "interrupted twice" in terminal.shown.decode()
+    until = (
+        time.monotonic() + 20.0
+    )  # what runs has its grace period; what waits for a job does so for a minute
+    while left := of_family(mark):
+        assert time.monotonic() < until, [process.cmdline() for process in left]
+        time.sleep(0.1)

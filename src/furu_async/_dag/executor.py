@@ -108,6 +108,9 @@ class DagExecutor:
         await self.runs[run].submitted.wait()
         return self.runs[run]
 
+    def no_more(self) -> None:
+        """What is cancelled is told to Slurm one by one, as soon as it is."""
+
     async def release(self, run: RunPort) -> None:
         """The run is over: cancel what it still has in Slurm, unless it is to go on by itself."""
         known = self.runs.pop(run, None)

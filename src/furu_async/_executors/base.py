@@ -158,6 +158,9 @@ class Executor(Protocol):
     async def release(self, run: RunPort) -> None:
         """The run is over: it asks for nothing more."""
 
+    def no_more(self) -> None:
+        """All runs are about to be cancelled: tell what works elsewhere, lest it outlive this process."""
+
     async def aclose(self) -> None:
         """End everything that runs, bounded in time; leave no process behind."""
 

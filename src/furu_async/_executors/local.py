@@ -203,6 +203,9 @@ class LocalExecutor:
         self._have_spool(run.root, run.run_id)
         return await self.dispatcher.checks.ask(run, node, files)
 
+    def no_more(self) -> None:
+        """Children and keeper notice by themselves when this process is gone."""
+
     async def release(self, run: RunPort) -> None:
         """The run is over here: end what it still has; its beat stops when the last claim under its card has ended."""
         for key, job in list(self.jobs.items()):

@@ -229,6 +229,8 @@ class Scheduler:
         for run in list(self._runs):
             if not run.done:
                 run._driver.stop("cancel", "its scheduler was closed")
+        if self._executor is not None:
+            self._executor.no_more()
         self._closing.set()
         await _outlive(host)
 

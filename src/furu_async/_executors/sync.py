@@ -1,6 +1,7 @@
 """Running a coroutine from synchronous code: the only place, with the command line, that touches signal handlers.
 
 First SIGINT, SIGTERM or SIGHUP: cancel, within the bound. Second: at once. The handlers that were there are put back.
+A signal that comes again at once is one: the terminal sent it to all, and a wrapper (``uv run``, ``make``) passes it on.
 SIGHUP, the end of a terminal, often comes twice, and is left alone where it is ignored (``nohup``).
 """
 
@@ -15,11 +16,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import FrameType
 from typing import Any, TypeVar
 
+from furu_async._runtime import clock
 from furu_async.errors import FuruError
 
 T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ONE_SECS = 0.25
 
 
 class _Interrupts:
@@ -29,6 +32,7 @@ class _Interrupts:
         self.seen: list[int] = []
         self.loop: asyncio.AbstractEventLoop | None = None
         self.task: asyncio.Task[Any] | None = None
+        self._first_at = 0.0
         self._before: dict[int, Any] = {}
 
     def install(self) -> None:
@@ -45,8 +49,12 @@ class _Interrupts:
         self._before.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP and number in self.seen:
+        if number in self.seen and (
+            number == signal.SIGHUP or clock.monotonic() - self._first_at < _ONE_SECS
+        ):
             return
+        if not self.seen:
+            self._first_at = clock.monotonic()
         self.seen.append(number)
         if len(self.seen) >= 2:
             with contextlib.suppress(OSError):  # the terminal may be gone

@@ -126,6 +126,7 @@ class Control:
         self._auditor = audit.Auditor(rules)
         self._audited_at = self._loop.time()
         self._trouble_since: float | None = None
+        self._closed = False
         self._slowest = min(_SLOWEST, max(_FIRST, config.poll_interval_secs / 10))
 
     # -- its life --------------------------------------------------------------------------------------------
@@ -149,6 +150,11 @@ class Control:
         """Something is likely to happen soon."""
         self._hurry = True
         self._wake.set()
+
+    def no_more(self) -> None:
+        """Everything is about to be cancelled: submit nobody any more, and close the queue once that is written."""
+        self.fleet.closing = True
+        self.poke()
 
     async def aclose(self, leave: bool = False) -> list[Worker]:
         """Close the queue, end all workers; those that may still be there when the time is over.
@@ -185,6 +191,9 @@ class Control:
             await self._look()
             await self._audit()
             self.resize()
+            if self.fleet.closing and not self._closed and all(task.unwanted for task in self.tasks.values()):
+                self._closed = True
+                self.feeder.close()
             self._owner.on_workers()
             busy = bool(unlink) or found.more or self._hurry
             self._hurry = False

@@ -166,6 +166,11 @@ class PoolExecutor:
         if run is not self._home:
             self.held.close(run)
 
+    def no_more(self) -> None:
+        """Close the queue: workers end with what they are at, whether or not somebody is left to end them."""
+        if self.control is not None and not self.control.detached:
+            self.control.no_more()
+
     async def aclose(self) -> None:
         """Close the queue and end all workers, bounded in time."""
         if self._home is None and self._adopted is not None:
@@ -361,6 +366,9 @@ class PoolExecutor:
             for run in list(self.held.opened.values()):
                 run.note(gone.young)
         care_for(gone, self.control, self.again, self.over)
+        if self.control.fleet.closing:  # what it has put back nobody takes any more
+            for task in [each for each in self.table.values() if each.unwanted]:
+                self._take_out(task, end=True)
 
     def on_stopped(self, spec_key: str, why: str) -> None:
         """Tasks that wait for this spec go to the next of theirs, or fail with the reason."""

@@ -94,6 +94,10 @@ class Feeder:
         """Remove an entry that a dead controller left and that nobody wants."""
         self._add(_Do(lambda: atomic.try_unlink(f"{place.folder(self.paths)}/{name}"), _ignore))
 
+    def close(self) -> None:
+        """Close the queue, after all that was asked before and what followed from its answers."""
+        self._add(_Do(lambda: None, lambda _: self._add(_Do(lambda: queue.close(self.paths), _ignore))))
+
     def _add(self, do: _Do) -> None:
         self._todo.append(do)
         if self._task is None or self._task.done():

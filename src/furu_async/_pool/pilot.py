@@ -259,10 +259,10 @@ class Pilot:
             self.log(f"not an entry, set aside: {path}")
         if answer.sighting is not None:
             self._guardian.see(answer.sighting, self._loop.time())
-        if answer.closed:
-            work.end("soft", "the pool is closed")
         for name in answer.cancelled or ():
             work.cancel(name)
+        if answer.closed:  # what is cancelled is not to wait again
+            work.end("soft", "the pool is closed")
         if answer.recalled is not None:
             work.recall(answer.recalled)
         for taken, entry in answer.entries:
