@@ -9,7 +9,7 @@ from furu_async._dag import claims, orders
 from furu_async._dag.claims import Ending
 from furu_async._dag.tracks import Core, Sub, Told
 from furu_async._dag.units import Unit
-from furu_async._slurm.withdrawing import Target, still_ours
+from furu_async._slurm.withdrawing import Target, is_fresh, still_ours
 from furu_async._store import submissions
 from furu_async._store.layout import RunPaths
 from furu_async.report import Failure
@@ -18,7 +18,6 @@ _AGAIN_SECS = 2.0
 _PART = 100
 _SCANCEL_SECS = 20.0
 _SEE_OFF_SECS = 20.0
-_FRESH_SECS = 60.0
 
 
 class Cancelling:
@@ -96,8 +95,7 @@ class Cancelling:
 
     def _target(self, unit: Unit, sub: Sub, digest: str) -> Target:
         element = f"{sub.job_id}_{unit.nodes.index(digest)}" if sub.size > 1 else sub.job_id
-        fresh = sub.placed_at is not None and asyncio.get_running_loop().time() - sub.placed_at < _FRESH_SECS
-        return Target(element, sub.name, sub.watches.get(digest), fresh)
+        return Target(element, sub.name, sub.watches.get(digest), is_fresh(sub.placed_at))
 
     async def _see_off(self) -> None:
         """Somebody waits for what was cancelled: ask Slurm until it is gone, more often than the poller would."""

@@ -34,6 +34,7 @@ class Worker:
         sid: the submission that it belongs to.
         wid: its name; made of the token, so known once it is submitted.
         name: of its job.
+        placed_at: when ``sbatch`` gave its job's id to this process; None: to an earlier controller.
         began_at: when it was first seen running.
         status: what it says of itself.
         seen: its beat, as it was observed.
@@ -53,6 +54,7 @@ class Worker:
     job_id: str = ""
     log: str = ""
     watch: Watch | None = None
+    placed_at: float | None = None
     began_at: float | None = None
     restarts: int = 0
     status: WorkerStatus | None = None
@@ -105,6 +107,11 @@ class Worker:
     def reason(self) -> str:
         """For people: what it waits for, or does."""
         return self.waiting or self.intent or reason_to_wait(self.verdict)
+
+
+def workers_of(sid: str, spec_key: str, count: int) -> list[Worker]:
+    """The workers of one submission: an array of them, or a single job."""
+    return [Worker(sid, spec_key, index) for index in (range(count) if count > 1 else (-1,))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class Fleet:
             there = submissions.Submission()
         last = there.last
         if last is not None and last.job is not None and there.closed is None and not self.closing:
-            workers = [Worker(sid, key, index) for index in (range(count) if count > 1 else (-1,))]
+            workers = crew.workers_of(sid, key, count)
             self.workers += workers
             for worker in workers:
                 worker.earlier = True
@@ -148,8 +148,7 @@ class Fleet:
         self._on_change()
 
     def _begin(self, sid: str, spec: SlurmSpec, count: int, key: str) -> None:
-        indices = range(count) if count > 1 else (-1,)
-        workers = [Worker(sid, key, index) for index in indices]
+        workers = crew.workers_of(sid, key, count)
         self.workers += workers
 
         def waiting(why: p.Waiting) -> None:
@@ -180,6 +179,7 @@ class Fleet:
         ticket = pending.ticket
         if finished.how == "placed" and finished.job is not None and ticket is not None:
             for worker in workers:
+                worker.placed_at = self._loop.time()
                 self._follow(worker, ticket, finished.job.job_id)
         else:
             for worker in workers:
@@ -224,7 +224,7 @@ class Fleet:
             self._lose(worker, verdict)
         elif change.job.restarts and crew.is_back_in_queue(worker):
             worker.intent = "Slurm has put it back into its queue, and another one takes its place"
-            self._keep(self._scancel([worker]), "furu pool scancel")
+            self._scancel([worker])
         self._on_change()
 
     def _lose(self, worker: Worker, ended: Ended | None, mute: bool = False) -> None:
@@ -328,13 +328,13 @@ class Fleet:
             return
         mute = worker.seen is not None and worker.seen.counter is None
         worker.intent = "it gave no sign of life" if not mute else "it never gave a sign of life"
-        self._keep(self._scancel([worker]), "furu pool scancel")
+        self._scancel([worker])
         self._lose(worker, None, mute)
 
     def _give_up(self, worker: Worker, why: str) -> None:
         """Slurm will never start it, nor others like it."""
         worker.intent = f"it can never start: {why}"
-        self._keep(self._scancel([worker]), "furu pool scancel")
+        self._scancel([worker])
         if not any(each.status is not None for each in self._of(worker.spec_key)):
             self.breaker(worker.spec_key).reject(why)
             self._stopped(worker.spec_key)
@@ -349,11 +349,10 @@ class Fleet:
             pending = self._pending.get(worker.sid)
             if pending is not None and worker.index < 0:
                 pending.cancel(why)
-        self._keep(self._scancel([worker for worker in chosen if worker.job_id]), "furu pool scancel")
+        self._scancel(chosen)
 
-    async def _scancel(self, workers: Sequence[Worker]) -> None:
-        await withdraw(self.paths, self._submitter, workers)
-        self._poller.poke()
+    def _scancel(self, workers: Sequence[Worker]) -> None:
+        self._keep(withdraw(self.paths, self._submitter, self._poller, workers), "furu pool scancel")
 
     async def aclose(self, secs: float, patience: float) -> list[Worker]:
         """End all workers; those that Slurm may still have after ``secs`` seconds.
@@ -367,16 +366,17 @@ class Fleet:
         waiting = [w for w in self.workers if w.job_id and w.status is None]
         for worker in self.workers:
             worker.intent = worker.intent or "its pool was closed"
-        await withdraw_all(self.paths, self._submitter, waiting)
-        soft_until = self._loop.time() + patience
-        while self.workers and self._loop.time() < soft_until:
+        soft = self._loop.time() + patience
+        ending = withdraw_all(self.paths, self._submitter, self._poller, waiting, soft)
+        self._keep(ending, "furu pool scancel")
+        while self.workers and self._loop.time() < soft:
             await self.look()
             if all(w.status is not None and w.status.stage == "ended" for w in self.workers if w.job_id):
                 break
             await asyncio.sleep(0.05)
         left = [w for w in self.workers if w.job_id and not (w.status and w.status.stage == "ended")]
         for deadline in (until - patience, until):
-            await withdraw_all(self.paths, self._submitter, left)
+            await withdraw_all(self.paths, self._submitter, self._poller, left, deadline)
             self._poller.poke(waited_for=True)
             await self._all_gone(deadline)
             # One ends slowly, or Slurm has put it back into its queue.

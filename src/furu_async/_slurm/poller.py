@@ -74,6 +74,7 @@ class Poller:
     Attributes:
         queries: how often the queue was asked.
         latest: its last answer.
+        answered_at: loop time at which the queue was asked that has answered last; before all time if none has.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Poller:
         self.tracker: Tracker = Tracker(rules)
         self.queries: int = 0
         self.latest: Rows | Silence | None = None
+        self.answered_at: float = float("-inf")
         self._steady = max(STEADY_SECS, interval)
         self._draw = draw
         self._loop = asyncio.get_running_loop()
@@ -215,6 +217,7 @@ class Poller:
         answer = self.latest = await self.port.query()
         now = self._loop.time()
         silent = isinstance(answer, Silence)
+        self.answered_at = self.answered_at if silent else asked_at
         steady = min(max(STEADY_SECS, self._pause * 2), SLOWEST_SECS) if silent else self._steady
         self._pause = steady if silent else min(max(FASTEST_SECS, self._pause) * _GROWTH, steady)
         self._hand_out(answer)

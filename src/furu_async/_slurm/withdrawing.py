@@ -1,7 +1,7 @@
 """Cancelling by id only what is still ours: Slurm gives ids again, after a purge or where its state was lost.
 
 A job is known by its name, which carries its token. Of one that is followed the poller's last answer tells whether the
-queue has it under that name; where it does not tell, the queue is asked.
+queue has it under that name, if it is not old; where it does not tell, the queue is asked.
 """
 
 from __future__ import annotations
@@ -13,6 +13,12 @@ from dataclasses import dataclass
 from furu_async._slurm.poller import Poller, Watch
 from furu_async._slurm.port import Silence
 from furu_async._slurm.states import Alive, Ended
+
+RECENT_SECS = 2.0
+"""How old an answer of the queue may be that is relied on; a poller that has nothing to hurry for asks less often."""
+
+FRESH_SECS = 60.0
+"""For so long after ``sbatch`` has given an id, that counts more than what ``squeue`` shows."""
 
 _AGAIN_SECS = 2.0
 
@@ -34,6 +40,11 @@ class Target:
     fresh: bool = False
 
 
+def is_fresh(placed_at: float | None) -> bool:
+    """Whether ``sbatch`` has given this process a job's id a moment ago, at that loop time; None: it has not."""
+    return placed_at is not None and asyncio.get_running_loop().time() - placed_at < FRESH_SECS
+
+
 def is_there(watch: Watch | None) -> bool | None:
     """Whether the queue has a job under its name, as of its last answer; None if nothing was heard."""
     if watch is None:
@@ -48,24 +59,30 @@ async def still_ours(poller: Poller, targets: Sequence[Target], until: float) ->
     """Ids of those that may be cancelled.
 
     Args:
-        until: loop time; while Slurm does not answer before that it is asked again. What could not be told by then is
-            left alone.
+        until: loop time; before that the queue is asked, again where it does not answer. If it has not answered by
+            then, what it had when it last did may be cancelled, and the rest is left alone.
     """
-    loop = asyncio.get_running_loop()
+    recent = asyncio.get_running_loop().time() - poller.answered_at <= RECENT_SECS
     sure: list[str] = []
+    likely: list[str] = []
     unsure: dict[str, str] = {}
     for target in targets:
         there = is_there(target.watch)
         over = target.watch is not None and isinstance(target.watch.verdict, Ended)
-        if there or (target.fresh and not over):
+        if (there and recent) or (target.fresh and not over):
             sure.append(target.id)
-        elif there is None:
+        elif there is not False:
             unsure[target.id] = target.name
-    while unsure:
-        answer = await poller.snapshot()
-        if not isinstance(answer, Silence):
-            return sure + [row.id for row in answer.rows if unsure.get(row.id) == row.name]
-        if loop.time() + _AGAIN_SECS > until:
-            break
-        await asyncio.sleep(_AGAIN_SECS)
-    return sure
+            if there:
+                likely.append(target.id)
+    if not unsure:
+        return sure
+    try:
+        async with asyncio.timeout_at(until):
+            while True:
+                answer = await poller.snapshot()
+                if not isinstance(answer, Silence):
+                    return sure + [row.id for row in answer.rows if unsure.get(row.id) == row.name]
+                await asyncio.sleep(_AGAIN_SECS)
+    except TimeoutError:
+        return sure + likely

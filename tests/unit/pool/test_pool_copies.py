@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -14,13 +12,7 @@ from furu_async._pool.breaker import MOST_YOUNG, Breaker
 from furu_async._pool.copies import PATIENCE_SECS, Copies
 from furu_async._pool.crew import STARTED_AGAIN, Glance, Remains, Worker
 from furu_async._pool.entries import WorkerStatus
-from furu_async._pool.withdrawing import withdraw, withdraw_all
-from furu_async._slurm.poller import Watch
-from furu_async._slurm.port import JobRow, Rows
 from furu_async._slurm.states import Ended, Verdict, judge
-from furu_async._slurm.submitter import Submitter
-from furu_async._slurm.tracking import Tracker
-from furu_async._store.layout import QueuePaths
 
 
 class Seen:
@@ -38,7 +30,6 @@ def worker(verdict: Verdict | None = None, **more: Any) -> Worker:
     made = Worker("0001.1.s", "s", -1, "w", "furu-x", "1", **more)
     watch: Any = Seen(verdict)
     made.watch = watch
-    assert isinstance(watch, Seen | Watch)
     return made
 
 
@@ -144,39 +135,6 @@ def test_those_that_may_have_been_cancelled_are_replaced_when_slurm_has_said_so(
     assert deaths.may_replace(breaker, told, 0.0)
     told[1].gone = True  # and is being looked at
     assert not deaths.may_replace(breaker, told, 0.0)
-
-
-# -- cancelling ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.fault("F52")
-async def test_an_id_that_another_job_may_have_by_now_is_not_cancelled(tmp_path: Path) -> None:
-    cancelled: list[str] = []
-
-    class Port:
-        async def cancel(self, ids: Collection[str]) -> None:
-            cancelled.extend(ids)
-
-    class Submitting:
-        port = Port()
-
-        async def withdraw(self, paths: object, ids: Collection[str], why: str) -> None:
-            cancelled.extend(ids)
-
-    paths, submitter = QueuePaths(str(tmp_path), "20260101-000000-1-aaaaaa"), cast(Submitter, Submitting())
-    tracker = Tracker()
-    workers = []
-    for number in (1, 2):
-        job = tracker.add(str(number), f"furu-{number}", 0.0)
-        made = Worker(f"000{number}.1.s", "s", -1, f"w{number}", f"furu-{number}", str(number))
-        made.watch = cast(Watch, type("Followed", (), {"job": job, "verdict": None})())
-        workers.append(made)
-    rows = [JobRow(id="1", name="furu-1", state="RUNNING"), JobRow(id="2", name="stranger", state="RUNNING")]
-    tracker.queue(Rows(tuple(rows)), 1.0, 1.0)
-    await withdraw(paths, submitter, workers)
-    assert cancelled == ["1"]
-    await withdraw_all(paths, submitter, workers)
-    assert cancelled == ["1", "1"]
 
 
 # -- the time to end -------------------------------------------------------------------------------------------------
