@@ -50,6 +50,12 @@ def test_what_was_just_submitted_need_not_be_seen() -> None:
         watch = poller.track("7", "ours")
         await poller.snapshot()  # which shows it some seconds late
         assert await still_ours(poller, [Target("7", "ours", watch, fresh=True)], until) == ["7"]
+        queries = poller.queries
+        for _ in range(7):
+            await submitted(slurm, "theirs")
+        await asyncio.sleep(10)
+        assert await still_ours(poller, [Target("7", "ours", watch, fresh=True)], until) == []
+        assert poller.queries > queries
         await poller.aclose()
 
     run_virtual(main(), seed=1)
