@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
+from tests.sim.mortal_keeper import MortalKeeper
+
 from furu_async import Furu, FuruConfig, SlurmDag, SlurmSpec
 from furu_async._dag import orders
 from furu_async._dag.executor import DagExecutor
@@ -14,6 +16,7 @@ from furu_async._dag.job import Assignment, NodeJob, assigned
 from furu_async._dag.run import DagRun
 from furu_async._executors.base import Executor, ExecutorLike
 from furu_async._executors.identity import Identity
+from furu_async._runner.keeper_client import KeeperClient
 from furu_async._runtime import exit_codes
 from furu_async._runtime.blocking import DOOR
 from furu_async._slurm.admission import JobIdentity, admitted
@@ -50,6 +53,18 @@ class _JobExecutor(_Scripted):
         self.work_as(
             Identity(backend="dag", worker_id=one.wid, job_id=one.job.id, restart_count=one.job.restarts)
         )
+
+    def _make_keeper(self) -> KeeperClient:
+        self._mortal = MortalKeeper(self.config.heartbeat_secs)
+        return self._mortal
+
+    def die(self) -> None:
+        """SIGKILL: nothing is put in order."""
+
+        async def nothing(*_: Any) -> None: ...
+
+        self._mortal.die()
+        self.release = self.aclose = nothing  # type: ignore[method-assign]
 
 
 class Jobs:
@@ -98,7 +113,13 @@ class Jobs:
             policy=orders.policy_of(settings),
             load=self.objs.__getitem__,
         )
-        work = NodeJob(one, lambda each: _JobExecutor(self.fake, each), lambda _: None)
+        made: list[_JobExecutor] = []
+
+        def open_executor(each: Assignment) -> _JobExecutor:
+            made.append(_JobExecutor(self.fake, each))
+            return made[-1]
+
+        work = NodeJob(one, open_executor, lambda _: None)
 
         async def hear(signal: asyncio.Event, then: Callable[[], None]) -> None:
             await signal.wait()
@@ -109,8 +130,14 @@ class Jobs:
             loop.create_task(hear(copy.term, lambda: work.stop("SIGTERM"))),
             loop.create_task(hear(copy.warned, work.warn)),
         ]
+        running = loop.create_task(work.run(), name=f"job {copy.job_id}")
         try:
-            return await work.run()
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            for executor in made:
+                executor.die()
+            running.cancel()
+            raise
         finally:
             for task in hearing:
                 task.cancel()

@@ -6,11 +6,12 @@ Only the attempts are made up (`FakeExecutor`), and a killed worker is one whose
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from tests.sim.mortal_keeper import MortalKeeper
 
 from furu_async import Furu, FuruConfig, RunReport, SlurmPool
 from furu_async._executors.base import Executor
@@ -23,71 +24,16 @@ from furu_async._pool.executor import PoolExecutor
 from furu_async._pool.pilot import Pilot
 from furu_async._pool.walltime import Walltime
 from furu_async._pool.work import PilotPlan
-from furu_async._runner.keeper_client import KeeperClient, Op
+from furu_async._runner.keeper_client import KeeperClient
 from furu_async._slurm.admission import JobIdentity, admitted
 from furu_async._slurm.port import SlurmPort, base_id
 from furu_async._store import runs
-from furu_async._store.beat import Beat
-from furu_async._store.keeper import Keeper
 from furu_async._store.layout import ArtifactPaths, QueuePaths, RunPaths
-from furu_async._testing.keeper import InProcessKeeper, _NoSweeper
 from furu_async._testing.slurm import Copy, SimSettings, SimulatedSlurm
 from furu_async._testing.slurm_jobs import walltime
 from furu_async.testing import FakeExecutor
 
 SETTINGS = SimSettings(start_secs=2.0, kill_wait=30.0)
-
-
-class _Steps(Keeper):
-    """Its beats are written by whoever has it."""
-
-    def __init__(self, heartbeat: float) -> None:
-        super().__init__(heartbeat)
-        self._sweeper = _NoSweeper()
-        self.beats: list[Beat] = []
-
-    def _start_beat(self, beat: Beat) -> None:
-        self.beats.append(beat)
-
-
-class SimKeeper(InProcessKeeper):
-    """A keeper that beats on the loop's time and can be killed."""
-
-    def __init__(self, heartbeat: float) -> None:
-        super().__init__()
-        self._steps = self.steps = _Steps(heartbeat)  # type: ignore[assignment]
-        self.alive = True
-        self.beating = True
-        self._every = heartbeat
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def start(self) -> None:
-        await super().start()
-        self._beat()
-
-    def _beat(self) -> None:
-        if not self.alive:
-            return
-        if self.beating:
-            for beat in self.steps.beats:
-                if not beat._stopped.is_set():
-                    with contextlib.suppress(OSError):
-                        beat.once()
-        self._timer = self._here.call_later(self._every, self._beat)
-
-    def request(self, op: Op, reply: Callable[[Any], None]) -> None:
-        if self.alive:
-            super().request(op, lambda answer: reply(answer) if self.alive else None)
-
-    def die(self) -> None:
-        self.alive = False
-        if self._timer is not None:
-            self._timer.cancel()
-
-    async def aclose(self, seconds: float = 5.0) -> None:
-        if self.alive:
-            await super().aclose(seconds)
-            self.die()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +52,7 @@ class _SimExecutor(PoolExecutor):
     seed = 0
 
     def _make_keeper(self) -> KeeperClient:
-        return SimKeeper(self.config.heartbeat_secs)
+        return MortalKeeper(self.config.heartbeat_secs)
 
     def _make_port(self, root: str) -> SlurmPort:
         port: SlurmPort = self.pool.world.slurm  # type: ignore[attr-defined]
@@ -128,7 +74,7 @@ class World:
         self.slurm = SimulatedSlurm(SETTINGS, program=self.worker)
         self.executors: list[_SimExecutor] = []
         self.pilots: dict[str, Pilot] = {}
-        self.keepers: dict[str, SimKeeper] = {}
+        self.keepers: dict[str, MortalKeeper] = {}
         self.logs: dict[str, list[str]] = {}
         self.before: Callable[[Copy], Awaitable[int | None]] | None = None
         self._zombies: list[asyncio.Task[Any]] = []
@@ -161,7 +107,7 @@ class World:
         slots = int(given["--slots"])
         executor = replace(self.script, workers=slots).open(self.config)
         assert isinstance(executor, LocalExecutor)
-        keeper = SimKeeper(self.config.heartbeat_secs)
+        keeper = MortalKeeper(self.config.heartbeat_secs)
         executor.keeper = executor.runs.keeper = executor.steps.keeper = executor.steps.late._keeper = keeper
         executor.work_as(
             Identity(

@@ -112,7 +112,8 @@ def _claim(root: str, run_id: str, one: Wanted) -> Answer:
             if answer is not None:
                 return answer
             why = "its owner is gone, or its job was never to come"
-            reply = artifacts.takeover(paths, seen.generation, card, why, run_id)
+            # Its job may live on another host, whatever becomes of the power of this one.
+            reply = artifacts.takeover(paths, seen.generation, card, why, run_id, power=True)
         if reply.r == "claimed":
             return Answer(what="ours", generation=reply.generation, notes=tuple(seen.notes))
     return Answer(what="trouble", text=f"{paths.base} changes hands all the time")
@@ -175,8 +176,8 @@ def end_all(root: str, run_id: str, endings: Sequence[Ending]) -> list[str]:
     return troubles
 
 
-def end_claim(root: str, run_id: str, one: Ending, but: str = "") -> None:
-    """See `end_all`; a claim with the token ``but`` is left alone.
+def end_claim(root: str, run_id: str, one: Ending, but: str = "", power: bool = False) -> None:
+    """See `end_all`; a claim with the token ``but`` is left alone. With ``power`` the end is synced.
 
     Raises:
         OSError: it is not known whether it was ended.
@@ -198,7 +199,7 @@ def end_claim(root: str, run_id: str, one: Ending, but: str = "") -> None:
             failure=one.failure,
             ended_at=clock.wall(),
         )
-        if artifacts.finish(paths, seen.generation, end).r == "published":
+        if artifacts.finish(paths, seen.generation, end, power).r == "published":
             return
 
 
@@ -307,6 +308,7 @@ def reclaim(root: str, run_id: str, node: OrderNode, wid: str) -> str:
         OSError: it is not known what was done.
     """
     failure = Failure(kind="preempted", message="Slurm has started its job again")
-    end_claim(root, run_id, Ending(name=node.name, hash=node.hash, wid=wid, failure=failure), wid)
+    ending = Ending(name=node.name, hash=node.hash, wid=wid, failure=failure)
+    end_claim(root, run_id, ending, wid, power=True)
     _claim(root, run_id, Wanted(name=node.name, hash=node.hash, wid=wid))
     return wid

@@ -12,6 +12,7 @@ from furu_async._runtime import clock
 from furu_async._slurm.port import Silence, base_id
 from furu_async._slurm.states import Alive, Ended
 from furu_async._store import submissions
+from furu_async._store.beat import read_beat
 from furu_async._store.layout import ArtifactPaths, RunPaths
 from furu_async._store.look import Look, look
 from furu_async._store.records import Claim
@@ -31,27 +32,29 @@ _CHOICES = (
 
 
 class _Seen:
-    __slots__ = ("job", "look", "names")
+    __slots__ = ("beat", "job", "look", "names")
 
-    def __init__(self, seen: Look, job: str, names: tuple[str, ...]) -> None:
+    def __init__(self, seen: Look, job: str, names: tuple[str, ...], beat: bytes | None = None) -> None:
         self.look = seen
         self.job = job
         self.names = names
+        self.beat = beat
 
 
 def _see(root: str, name: str, digest: str) -> _Seen:
-    """An artifact, the id of its job, and the names under which that may be in Slurm. Blocks."""
+    """An artifact, its job's id and beat, and the names under which that may be in Slurm. Blocks."""
     paths = ArtifactPaths(root, name, digest)
     seen = look(paths)
     note = read_note(f"{paths.jobs}/{seen.generation}")
     wid = orders.wid_of_claim(seen.claim) if seen.claim is not None else ""
     names: tuple[str, ...] = ()
+    beat = read_beat(root, seen.claim.beat) if seen.claim is not None else None
     if wid and seen.claim is not None:
         there = submissions.read(RunPaths(root, seen.claim.run_id).submission(orders.sid_of(wid)))
         names = tuple(each.name for each in there.tries if each.name)
         if note is None and there.last is not None and there.last.job is not None:
-            return _Seen(seen, _element(root, seen.claim, wid, there.last.job.job_id), names)
-    return _Seen(seen, note.job_id if note is not None else "", names)
+            return _Seen(seen, _element(root, seen.claim, wid, there.last.job.job_id), names, beat)
+    return _Seen(seen, note.job_id if note is not None else "", names, beat)
 
 
 def _element(root: str, claim: Claim, wid: str, job_id: str) -> str:
@@ -108,7 +111,7 @@ async def resolve(core: Core, track: Track) -> None:
                 patience = 0.0 if ended is not None and ended.how != "completed" else _GONE_SECS
                 if not lost and loop.time() - gone_since >= patience:
                     lost = True
-                    _left_behind(core, track, seen.look, ended)
+                    _left_behind(core, track, seen, ended)
         if loop.time() > until + core.shared.config.infra_secs:
             _refuse(
                 core,
@@ -120,10 +123,10 @@ async def resolve(core: Core, track: Track) -> None:
         await asyncio.sleep(_PAUSE)
 
 
-def _left_behind(core: Core, track: Track, seen: Look, ended: Ended | None) -> None:
-    """Slurm has no job of that token: the claim is nobody's."""
+def _left_behind(core: Core, track: Track, seen: _Seen, ended: Ended | None) -> None:
+    """Slurm has no job of that token: the claim is nobody's, unless its beat goes on all the same."""
     node = track.node
-    node.takeover, node.silent_at = seen.generation, None
+    node.takeover, node.silent_at = seen.look.generation, seen.beat
     how = f"{ended.state} " if ended is not None else ""
     text = f"its job {how}is gone from Slurm and has left no result"
     if track.foreign:  # the core has not been told of anybody

@@ -1,4 +1,4 @@
-"""The nodes of a DAG and who needs whom. Pure."""
+"""The nodes of a DAG, who needs whom, and which jobs make them. Pure."""
 
 from __future__ import annotations
 
@@ -56,3 +56,26 @@ class Graph:
             if item.phase == "todo" or (item.phase == "unit" and (item.unit is None or not item.unit.job)):
                 return True
         return False
+
+    def job_of(self, node: str) -> str:
+        """The job that makes a node now; empty if there is none, or it has its result."""
+        item = self.items[node]
+        if item.phase == "foreign":
+            return item.job
+        if item.phase != "unit" or item.unit is None or item.unit.phase not in ("placed", "open"):
+            return ""
+        return item.unit.job_of(node)
+
+    def lacking(self, unit: Unit) -> str:
+        """The last of the parents that have no job yet: the others are likely to have theirs before it."""
+        return next((p for p in reversed(self.parents(unit)) if not self.job_of(p)), "")
+
+    def is_released(self, node: str) -> bool:
+        """Its job waits for nothing of ours: it may be over at any moment."""
+        item = self.items[node]
+        return item.phase == "foreign" or (item.unit is not None and item.unit.phase == "open")
+
+    def is_doomed(self, item: Item) -> bool:
+        """It is wired to a job that is not the one which makes its parent now."""
+        edges = item.unit.edges if item.unit is not None else {}
+        return any(self.items[p].phase != "done" and self.job_of(p) != job for p, job in edges.items())

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from furu_async._dag import claims, orders
 from furu_async._dag.cancelling import Cancelling
 from furu_async._dag.claims import Answer, Wanted
+from furu_async._dag.foreign import resolve
 from furu_async._dag.orders import Order, OrderNode
 from furu_async._dag.tracks import Core, Sub, Told, Track
-from furu_async._dag.units import Check, Claim, Command, Drop, GoOn, Submit, Unit, Verify, Withdraw
+from furu_async._dag.units import Check, Claim, Command, Drop, GoOn, Resolve, Submit, Unit, Verify, Withdraw
 from furu_async._dag.waves import Waves
 from furu_async._model.artifact import Furu, class_info, specs_of
 from furu_async._model.dag import dependencies
@@ -77,6 +78,8 @@ class Submitting:
                 spawn(self._waves.verify([units[uid] for uid in uids]), "furu dag wave")
             case Drop(uid, node):
                 self.cancelling.drop(units[uid], node)
+            case Resolve(node):
+                spawn(resolve(self.core, self.core.tracks[node]), "furu dag dependency elsewhere")
             case GoOn():
                 asyncio.get_running_loop().call_soon(lambda: self.core.do(self.core.wiring.go_on()))
 

@@ -113,11 +113,18 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolve:
+    """The job of a node that another run was at has ended without a result, it seems: find out; `Wiring.foreign`."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class GoOn:
     """There is more to do than one event should: call `Wiring.go_on` when the loop has had its turn."""
 
 
-Command = Claim | Check | Submit | Withdraw | Verify | Drop | GoOn
+Command = Claim | Check | Submit | Withdraw | Verify | Drop | Resolve | GoOn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from furu_async._dag.units import (
     GoOn,
     Item,
     ItemPhase,
+    Resolve,
     Submit,
     Unit,
     UnitPhase,
@@ -133,16 +134,18 @@ class Wiring(Graph):
     def checked(self, uid: int, done: Collection[str], gone: Collection[tuple[str, str]]) -> list[Command]:
         """Answer to `Check`: which parents have their result, and which jobs of theirs are gone without one."""
         unit = self.units[uid]
+        out: list[Command] = []
         for node in done:
             self._done(node)
         for node, job in gone:
-            if self.job_of(node) == job:
+            if self.items[node].phase != "foreign" and self.job_of(node) == job:
                 self._leave(self.items[node])
                 self.items[node].phase = "failed"
+        self._doubt(gone, out)
         if unit.phase == "checking":
             unit.checked = not gone
             self._set(unit, "claimed")
-        return self._go([])
+        return self._go(out)
 
     def edges(self, uid: int) -> tuple[str, ...]:
         """The jobs that a unit is to wait for, as of now; remembered as what it is wired to."""
@@ -227,8 +230,10 @@ class Wiring(Graph):
     def killed(self, uid: int, node: str) -> list[Command]:
         """Slurm has ended the job of a node, because a job that it was wired to has failed: it needs another one."""
         unit = self.units[uid]
+        out: list[Command] = []
+        self._doubt(unit.edges.items(), out)
         self._end(unit, node, "todo")
-        return self._go([])
+        return self._go(out)
 
     def again(self, node: str, spec: int, key: str) -> list[Command]:
         """A node needs a new job; so do those that are wired to its old one."""
@@ -243,7 +248,7 @@ class Wiring(Graph):
         item.spec, item.key, item.job = spec, key, ""
         self._forming.add(item)
         for each in self.below(node):
-            if self._is_doomed(each):
+            if self.is_doomed(each):
                 assert each.unit is not None
                 out.append(Drop(each.unit.uid, each.hash))
                 self._leave(each)
@@ -271,21 +276,20 @@ class Wiring(Graph):
 
     # -- questions -------------------------------------------------------------------------------------------
 
-    def job_of(self, node: str) -> str:
-        """The job that makes a node now; empty if there is none, or it has its result."""
-        item = self.items[node]
-        if item.phase == "foreign":
-            return item.job
-        if item.phase != "unit" or item.unit is None or item.unit.phase not in ("placed", "open"):
-            return ""
-        return item.unit.job_of(node)
-
     @property
     def settled(self) -> bool:
         """Everything that is wanted is in Slurm, and nothing of it is held."""
         return not self._forming.todo and not self._more and self._queue.empty and not self._wave
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    def _doubt(self, jobs: Iterable[tuple[str, str]], out: list[Command]) -> None:
+        """Nothing is to be wired to these jobs of others before it is known how they are."""
+        for node, job in jobs:
+            item = self.items[node]
+            if item.phase == "foreign" and item.job == job:
+                item.job = ""
+                out.append(Resolve(node))
 
     def _go(self, out: list[Command]) -> list[Command]:
         self._forming.gather(self._part)
@@ -319,11 +323,11 @@ class Wiring(Graph):
 
     def _submit(self, out: list[Command]) -> None:
         queue = self._queue
-        while not queue.limited and (unit := queue.first(self.units, self._lacking)) is not None:
+        while not queue.limited and (unit := queue.first(self.units, self.lacking)) is not None:
             if queue.in_slurm and queue.in_slurm + len(unit.live) > self.bounds.jobs:
                 return
             parents = self.parents(unit)
-            released = tuple((p, self.job_of(p)) for p in parents if self._is_released(p))
+            released = tuple((p, self.job_of(p)) for p in parents if self.is_released(p))
             if released and not unit.checked:
                 self._set(unit, "checking")
                 out.append(Check(unit.uid, released))
@@ -333,22 +337,9 @@ class Wiring(Graph):
             self._set(unit, "submitting")
             out.append(Submit(unit.uid, unit.hold))
 
-    def _lacking(self, unit: Unit) -> str:
-        """The last of the parents that have no job yet: the others are likely to have theirs before it."""
-        return next((p for p in reversed(self.parents(unit)) if not self.job_of(p)), "")
-
-    def _is_released(self, node: str) -> bool:
-        item = self.items[node]
-        return item.phase == "foreign" or (item.unit is not None and item.unit.phase == "open")
-
     def _is_in_wave(self, node: str) -> bool:
         unit = self.items[node].unit
         return unit is not None and unit.uid in self._wave
-
-    def _is_doomed(self, item: Item) -> bool:
-        """It is wired to a job that is not the one which makes its parent now."""
-        edges = item.unit.edges if item.unit is not None else {}
-        return any(self.items[p].phase != "done" and self.job_of(p) != job for p, job in edges.items())
 
     def _new_unit(
         self, nodes: list[str], spec: int, key: str, phase: UnitPhase, live: Collection[str]

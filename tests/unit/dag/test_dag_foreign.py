@@ -18,6 +18,7 @@ from furu_async._store.records import Claim
 from furu_async.testing import run_virtual
 
 JOB = "47"
+BEAT = b"12"
 CLAIM = Claim(token="0123456789abcdef-0", backend="dag", run_id="other")
 
 
@@ -43,7 +44,7 @@ class Core:
 
     async def patiently(self, _: Callable[..., Any], *args: Any) -> Any:
         look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
-        return foreign._Seen(look, JOB, ("name",))
+        return foreign._Seen(look, JOB, ("name",), BEAT)
 
     async def snapshot(self) -> Rows:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
@@ -77,6 +78,7 @@ def test_a_claim_whose_job_is_gone_without_a_result_is_left_behind(state: str) -
     (event,) = core.posted
     assert (event.how, event.failure.kind) == ("lost", "lost")
     assert core.track.node.takeover == 1
+    assert core.track.node.silent_at == BEAT, "one that goes on beating is not replaced"
     assert core.wiring.items["p"].phase != "foreign"
 
 

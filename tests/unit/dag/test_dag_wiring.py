@@ -16,6 +16,7 @@ from furu_async._dag.units import (
     Drop,
     GoOn,
     Item,
+    Resolve,
     Submit,
     Unit,
     Verify,
@@ -319,6 +320,41 @@ def test_a_retried_node_takes_those_that_were_wired_to_its_old_job_with_it() -> 
     assert wiring.killed(2, "b") == []  # Slurm's word about the old job comes late
 
 
+def wired_to_anothers() -> Wiring:
+    """Two nodes that wait for job 7 of another run."""
+    wiring = Wiring(Bounds(array=1))
+    wiring.plan([Item("a", (), 0, "k", "foreign"), Item("b", ("a",), 0, "k"), Item("c", ("a",), 0, "other")])
+    wiring.foreign("a", "7")
+    for uid, (node, job) in enumerate([("b", "11"), ("c", "12")], 1):
+        wiring.claimed(uid, [node])
+        wiring.checked(uid, [], [])
+        assert wiring.edges(uid) == ("7",)
+        wiring.placed(uid, job)
+    wiring.verified((1, 2))
+    return wiring
+
+
+def test_nothing_is_wired_again_to_a_job_of_others_that_has_failed() -> None:
+    """Slurm ends at once what waits for such a job, as often as it is submitted."""
+    wiring = wired_to_anothers()
+    assert wiring.killed(1, "b") == [Resolve("a"), Claim((3,))]
+    assert wiring.claimed(3, ["b"]) == []
+    assert wiring.killed(2, "c") == [Claim((4,))], "it is being found out about already"
+    assert wiring.claimed(4, ["c"]) == []
+    assert wiring.foreign("a", "7") == [Check(3, (("a", "7"),)), Check(4, (("a", "7"),))], (
+        "it lives after all"
+    )
+
+
+def test_a_job_of_others_that_slurm_does_not_know_is_looked_into() -> None:
+    wiring = wired_to_anothers()
+    assert wiring.again("b", 1, "k1") == [Drop(1, "b"), Claim((3,))]
+    assert wiring.claimed(3, ["b"]) == [Check(3, (("a", "7"),))]
+    assert wiring.checked(3, [], [("a", "7")]) == [Resolve("a")]
+    assert wiring.items["a"].phase == "foreign"
+    assert wiring.done("a") == [Submit(3, hold=False)]
+
+
 def test_the_bound_of_arrays_that_counts_is_the_one_of_now() -> None:
     wiring = Wiring()
     wiring.bounds = Bounds(array=1)  # known only when the cluster has been asked
@@ -331,9 +367,9 @@ class Counting(Wiring):
 
     asked = 0
 
-    def _lacking(self, unit: Unit) -> str:
+    def lacking(self, unit: Unit) -> str:
         self.asked += 1
-        return super()._lacking(unit)
+        return super().lacking(unit)
 
 
 def test_an_event_does_not_go_through_all_units() -> None:

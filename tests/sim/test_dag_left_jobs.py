@@ -1,0 +1,122 @@
+"""A node that a job of another run is at, and that run's controller is dead: what becomes of the job decides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.sim.dag_sim import Jobs, Part
+from tests.sim.test_dag_runs import World
+
+from furu_async import FuruConfig, RunReport, run_dag
+from furu_async._testing.slurm_jobs import Copy
+from furu_async.testing import FakeExecutor, Hangs, Outcome, Returns, run_virtual, tmp_root
+
+SHARED = Part(name="shared")
+FIRST, SECOND = (Part(name=name, parts=(SHARED,)) for name in ("first", "second"))
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path) -> Iterator[FuruConfig]:
+    logging.getLogger("furu_async").setLevel(logging.CRITICAL)
+    with tmp_root(tmp_path / "store", record_git="off") as config:
+        yield config
+    logging.getLogger("furu_async").setLevel(logging.NOTSET)
+
+
+class Left:
+    """A run whose controller dies while the job of the node that another run shares is at work."""
+
+    def __init__(self, config: FuruConfig, shared: Outcome) -> None:
+        self.config = config
+        self.world = World(config)
+        self.shared = shared
+        self.world.jobs = Jobs(config, FakeExecutor(self._outcome), [FIRST, SECOND])
+        self.world.slurm.program = self.world.jobs
+
+    def _outcome(self, obj: object, attempt: int) -> Outcome:
+        return self.shared if obj is SHARED else Returns(1)
+
+    async def begin(self) -> Copy:
+        """The first start of the job; nobody controls it any more."""
+        first = self.world.controller()
+        running = run_dag([FIRST], executor=first, config=self.config, progress=False, check=False)
+        self._first = asyncio.create_task(running)
+        while (job := next((job for job in self.world.slurm.jobs if job.copy is not None), None)) is None:
+            await asyncio.sleep(0.5)
+        assert job.copy is not None
+        await asyncio.sleep(2)
+        await first.die()
+        return job.copy
+
+    async def second(self, *targets: Part) -> RunReport:
+        """The other run."""
+        return await run_dag(
+            targets,
+            executor=self.world.controller(),
+            config=self.config,
+            progress=False,
+            check=False,
+            timeout=5000,
+        )
+
+    def ends(self, part: Part) -> int:
+        """How many generations of it have ended."""
+        base = Path(self.config.path, "data", "tests", "sim", "dag_sim", "Part", part.furu_hash)
+        return len(list(base.glob(".furu/ends/*")))
+
+
+def living(config: FuruConfig, case: Callable[[Left, Copy], Awaitable[None]], shared: Outcome) -> None:
+    """Run a case; what becomes of the shared node is given."""
+
+    async def main() -> None:
+        left = Left(config, shared)
+        await case(left, await left.begin())
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F70", "F35")
+@pytest.mark.parametrize("asked", [False, True], ids=["as a dependency", "as a target, too"])
+def test_a_job_that_is_killed_is_replaced_and_nothing_is_wired_to_it_again(
+    root: FuruConfig, asked: bool
+) -> None:
+    """Its beat is left in the store, as a SIGKILL leaves it. Slurm's word that it has failed is not waited upon."""
+
+    async def case(left: Left, copy: Copy) -> None:
+        async def kill() -> None:
+            await asyncio.sleep(20)
+            left.shared = Returns(1)
+            copy.kill()
+
+        loop = asyncio.get_running_loop()
+        killing, begin = asyncio.create_task(kill()), loop.time()
+        report = await left.second(*([SECOND, SHARED] if asked else [SECOND]))
+        await killing
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert loop.time() - begin < 60, "no lease is waited for"
+        assert left.ends(SHARED) == 2
+        assert left.ends(SECOND) <= 4
+        assert len(left.world.slurm.jobs) <= 6
+
+    living(root, case, Hangs())
+
+
+@pytest.mark.fault("F70")
+def test_a_job_that_goes_on_is_waited_for(root: FuruConfig) -> None:
+    """For longer than a lease: it beats."""
+
+    async def case(left: Left, copy: Copy) -> None:
+        report = await left.second(SECOND, SHARED)
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert (report[SHARED].status, left.ends(SHARED)) == ("cached", 1)
+        assert len(left.world.slurm.jobs) == 3
+
+    living(root, case, Returns(1, after=400))
