@@ -111,7 +111,7 @@ class NodeOutcome:
         status: ``created``, ``cached``, ``failed``, ``skipped`` or ``cancelled``.
         attempts: how many times this run started it.
         failure: the last failure, for ``failed``; None otherwise.
-        history: one short line per earlier failed attempt.
+        history: one short line per earlier failed attempt, of the last twenty.
         because: for ``skipped``: ``dependency``, ``drain`` or ``cancel``.
         root: for ``because == "dependency"``: hash of the failed node at the root of it.
         started_at, ended_at: seconds since the epoch on this host's wall clock, for people; None if never started.

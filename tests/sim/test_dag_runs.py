@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.sim.dag_sim import Jobs, Line, Part, Saving, SimDag, mortal
 
-from furu_async import FuruConfig, RunReport, SlurmDag, run_dag
+from furu_async import FuruConfig, RunEvent, RunReport, SlurmDag, run_dag
 from furu_async._testing.slurm import SimSettings, SimulatedSlurm
 from furu_async.testing import Fails, FakeExecutor, Hangs, Returns, run_virtual, tmp_root
 
@@ -199,10 +199,16 @@ def test_ends_of_walltime_cost_nothing_while_the_checkpoint_changes(root: FuruCo
                 (folder / "step").write_text(str(step))
 
         helping = asyncio.get_running_loop().create_task(save())
-        report = await world.run(world.controller())
+        seen: list[RunEvent] = []
+        report = await world.run(world.controller(), on_event=seen.append)
         await helping
         assert (report[idle].status, report[idle].attempts) == ("failed", 3)
         assert (report[saving].status, report[saving].attempts) == ("failed", 8)
+        mine = [event for event in seen if event.hash == saving.furu_hash]
+        assert [event.attempt for event in mine if event.kind == "node_started"] == list(range(1, 9))
+        slices = [event for event in mine if event.kind == "node_retry"]
+        assert [event.attempt for event in slices] == list(range(2, 9))
+        assert all(event.message.startswith("preempted: ") for event in slices)
         for node in (idle, saving):
             failure = report[node].failure
             assert failure is not None

@@ -15,7 +15,7 @@ import pytest
 from tests.sim.pool_sim import World, until
 from tests.sim.sim_artifacts import Brief, Item, Resumable
 
-from furu_async import SlurmSpec
+from furu_async import RunEvent, SlurmSpec
 from furu_async.testing import FakeExecutor, Hangs, Raises, Returns, run_virtual
 
 pytestmark = pytest.mark.virtual_time
@@ -154,9 +154,16 @@ async def test_a_task_that_saves_nothing_does_not_circle_and_one_that_does_goes_
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "step").write_text(str(step))
 
-    report = await world.run(idle, saving, meanwhile=save, pool=world.pool(workers=2))
+    seen: list[RunEvent] = []
+    pool = world.pool(workers=2)
+    report = await world.run(idle, saving, meanwhile=save, pool=pool, on_event=seen.append)
     assert (report[idle].status, report[idle].attempts) == ("failed", 3)
     assert (report[saving].status, report[saving].attempts) == ("failed", 8)
+    mine = [event for event in seen if event.hash == saving.furu_hash]
+    assert [event.attempt for event in mine if event.kind == "node_started"] == list(range(1, 9))
+    slices = [event for event in mine if event.kind == "node_retry"]
+    assert [event.attempt for event in slices] == list(range(2, 9))
+    assert all("all of its worker's walltime" in event.message for event in slices)
     for node in (idle, saving):
         failure = report[node].failure
         assert failure is not None
