@@ -171,6 +171,8 @@ class HeldRuns:
             if self._prepare is not None:
                 await self._prepare()
             await self.keeper.start()
+        except FuruError as error:
+            self.keeper.fail(error.message, error.hint)
         except Exception as error:
             self.keeper.fail(str(error))
 
@@ -182,6 +184,8 @@ class HeldRuns:
                 run.opened()
             else:
                 self._opened(run)
+        elif self.keeper.broken is not None:  # it is not the store that is in trouble
+            run.fail(self.keeper.broken)
         else:
             failure = _not_opened(run, reply)
         for then in self._waiting.pop(run.run_id, ()):

@@ -1,7 +1,7 @@
 """Running a coroutine from synchronous code: the only place, with the command line, that touches signal handlers.
 
 First SIGINT, SIGTERM or SIGHUP: cancel, within the bound. Second: at once. The handlers that were there are put back.
-A signal that comes again at once is one: the terminal sent it to all, and a wrapper (``uv run``, ``make``) passes it on.
+A signal that comes again at once is one: the terminal sent it to all, and a wrapper (``uv run``) passes it on.
 SIGHUP, the end of a terminal, often comes twice, and is left alone where it is ignored (``nohup``).
 """
 

@@ -8,6 +8,7 @@ and what it had not answered is asked again: every step recognises its own work 
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import subprocess
 from collections import deque
@@ -33,6 +34,12 @@ _STEADY_SECS = 60.0
 _RESTART_PAUSE = 0.2
 _REAP_SECS = 5.0
 _SLICE = 0.001
+_TO_DO = {
+    errno.EAGAIN: "no more processes are allowed: see `ulimit -u`, and pids.max of the cgroup (`systemctl status`)",
+    errno.EMFILE: "this process has too many files open: see `ulimit -n`",
+    errno.ENFILE: "this machine has too many files open: see /proc/sys/fs/file-nr",
+    errno.ENOMEM: "there is no memory left: see `free -m`",
+}
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -95,7 +102,8 @@ class KeeperClient:
             self._process = await DOOR.process.run(_start, theirs, self.heartbeat)
         except OSError as error:
             ours.close()
-            raise FuruExecutorError(f"the keeper process cannot be started: {error}") from error
+            text = f"it cannot be started: {error.strerror or error}"
+            raise FuruExecutorError(text, _TO_DO.get(error.errno or 0, "")) from error
         except BaseException:
             ours.close()  # one that is started all the same hears at once that nobody is there
             raise
@@ -220,13 +228,13 @@ class KeeperClient:
             except FuruExecutorError as error:  # no processes, no descriptors, no memory: it may pass
                 self._restarts += 1
                 if self._restarts > _MOST_RESTARTS:
-                    self.fail(str(error))
+                    self.fail(error.message, error.hint)
                     return
             await asyncio.sleep(_RESTART_PAUSE * self._restarts)
 
-    def fail(self, why: str) -> None:
+    def fail(self, why: str, hint: str = "") -> None:
         """It cannot go on: every operation, asked and to come, ends in an error."""
-        self.broken = FuruExecutorError(f"the keeper process, which writes the store, is gone: {why}")
+        self.broken = FuruExecutorError(f"there is no keeper process, which writes the store: {why}", hint)
         while self._unanswered:
             _, reply = self._unanswered.popleft()
             reply({"r": "error", "text": str(self.broken), "errno": 0, "path": ""})

@@ -40,6 +40,13 @@ class BlockingTimeout(TimeoutError):
         return f"no answer from a blocking call in lane {self.lane!r} for {self.seconds:g} s"
 
 
+class NoThread(BlockingTimeout):
+    """A blocking call was not made: the system allows no thread now. To be treated as one that was too slow."""
+
+    def __str__(self) -> str:
+        return f"no thread can be started for lane {self.lane!r}: see `ulimit -u`, and pids.max of the cgroup"
+
+
 StandIn = Callable[["Lane", Callable[[], None]], None]
 
 
@@ -80,7 +87,10 @@ class Lane(Executor):
         return sum(lane._pending for lane in cls._all)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Hand a call over; its future is answered in the thread that ran it."""
+        """Hand a call over; its future is answered in the thread that ran it.
+
+        Where no thread can be had at all, the answer is `NoThread`.
+        """
         future: Future[T] = Future()
         if Lane.stand_in is not None:
             with self._lock:
@@ -88,13 +98,24 @@ class Lane(Executor):
             Lane.stand_in(self, lambda: self._answer(future, lambda: fn(*args, **kwargs)))
             return future
         with self._lock:
+            serving = self._live - self._stuck
+            wanted = self._idle <= self._queue.qsize() and serving < self.threads
+            if wanted and not self._start_one() and serving <= 0:
+                future.set_exception(NoThread(self.name, 0.0))
+                return future
             self._pending += 1
             self._queue.put((future, lambda: fn(*args, **kwargs)))
-            if self._idle < self._queue.qsize() and self._live - self._stuck < self.threads:
-                self._live += 1
-                name = f"furu-{self.name}-{self._live}"
-                threading.Thread(target=self._serve, name=name, daemon=True).start()  # noqa: TID251
         return future
+
+    def _start_one(self) -> bool:
+        """One more thread; False if the system allows none."""
+        name = f"furu-{self.name}-{self._live + 1}"
+        try:
+            threading.Thread(target=self._serve, name=name, daemon=True).start()  # noqa: TID251
+        except RuntimeError:
+            return False
+        self._live += 1
+        return True
 
     def _serve(self) -> None:
         while True:

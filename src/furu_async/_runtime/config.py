@@ -222,7 +222,12 @@ def _folder(value: Any) -> Path:
         os.path.abspath(text).encode()
     except UnicodeEncodeError:
         raise ValueError("use a path that is text in UTF-8 (see `locale` if it should be one)") from None
-    return Path(os.path.abspath(os.path.expanduser(text)))
+    path = os.path.abspath(os.path.expanduser(text))
+    if any(ord(char) < 32 or char in "\x7f\x85\u2028\u2029" for char in path):
+        raise ValueError(
+            f"{path!r} has a line break or another control character, and scripts of jobs name it"
+        )
+    return Path(path)
 
 
 def is_rerun_name(name: Any) -> bool:

@@ -7,6 +7,7 @@ a full disk.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -73,9 +74,17 @@ class Beat:
             fs.close(fd)
 
     def start(self) -> None:
-        """Go on beating in the background."""
+        """Go on beating in the background.
+
+        Raises:
+            OSError: there can be no thread now.
+        """
         # The keeper has no event loop, and this must not wait for anything.
-        threading.Thread(target=self._beat, name=f"beat {self.path}", daemon=True).start()  # noqa: TID251
+        thread = threading.Thread(target=self._beat, name=f"beat {self.path}", daemon=True)  # noqa: TID251
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, "no thread can be started, see `ulimit -u`", self.path) from error
 
     def stop(self) -> None:
         """Beat no more."""

@@ -160,6 +160,7 @@ class Keeper:
         return _OK if known is not None else None
 
     def _opened(self, run: HeldRun) -> Reply:
+        self._start_beat(run.beat)  # a run without one is not open
         for child in children_of(run.worker):
             # Of an earlier keeper of the same supervisor, which died.
             self._children.setdefault(child.pid, child)
@@ -167,7 +168,6 @@ class Keeper:
         self._folders.add(run.worker.base)
         for child in self._children.values():
             run.record_child(child)
-        self._start_beat(run.beat)
         return _OK
 
     def _start_beat(self, beat: Beat) -> None:

@@ -76,9 +76,9 @@ class InProcessKeeper(KeeperClient):
     def forget(self, op: Op) -> None:
         """It is not started again."""
 
-    def fail(self, why: str) -> None:
+    def fail(self, why: str, hint: str = "") -> None:
         """It cannot go on: every operation that waits ends in an error."""
-        self.broken = FuruExecutorError(why)
+        self.broken = FuruExecutorError(why, hint)
         asked, self._asked = self._asked, []
         for _, reply in asked:
             reply({"r": "error", "text": why, "errno": 0, "path": ""})

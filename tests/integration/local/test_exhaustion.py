@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from tests.sim.sim_artifacts import Item
 
 from furu_async import FuruConfig, Local, RunReport, Scheduler, run_dag
 from furu_async._executors import crew
-from furu_async._runtime.blocking import DOOR, Lane
+from furu_async._runner import keeper_client
+from furu_async._runtime.blocking import DOOR, Lane, NoThread
 from furu_async._runtime.config import active_config
 from furu_async._store import artifacts, fs
+from furu_async._store.beat import Beat
 from furu_async._store.layout import ArtifactPaths
+from furu_async.errors import FuruExecutorError
 from furu_async.testing import Computes, Fails, FakeExecutor, Returns, run_virtual, tmp_root
 
 SCALE = float(os.environ.get("FURU_TEST_SCALE", "1"))
@@ -101,6 +105,66 @@ async def test_user_code_that_blocks_does_not_block_the_loop() -> None:
     assert len(gaps) > 100
     # Another process may have the processor for a while: a few late ticks prove nothing, half a second would.
     assert sorted(gaps)[-3] < 0.1 * SCALE
+
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+async def test_a_lane_without_a_thread_answers_and_one_with_a_thread_goes_on_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    poor, rich = Lane("poor", 2), Lane("rich", 2)
+    begun, go_on = threading.Event(), threading.Event()
+    first = rich.submit(lambda: (begun.set(), go_on.wait(30.0)))
+    assert begun.wait(30.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(NoThread, match="ulimit -u"):
+            await poor.run(int, deadline=30.0)
+        second = rich.submit(lambda: "second")  # waits for the thread that there is
+    assert poor.pending == 0
+    assert await poor.run(lambda: "better now", deadline=30.0) == "better now"
+    go_on.set()
+    assert second.result(30.0) == "second"
+    assert first.done()
+
+
+def test_where_no_thread_can_be_had_the_run_ends_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("probe", "files", "logs", "user", "process"):  # those that there are may have threads already
+        monkeypatch.setattr(DOOR, name, Lane(name, 2))
+    monkeypatch.setattr(Lane, "_start_one", lambda _: False)
+    report = asyncio.run(
+        run_dag(Num(n=1), check=False, progress=False, config=replace(active_config(), infra_secs=1.0))
+    )
+    (node,) = report.nodes.values()
+    assert node.failure is not None
+    assert node.failure.kind == "infrastructure"
+    assert "ulimit -u" in node.failure.message
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.EAGAIN, "ulimit -u"), (errno.EMFILE, "ulimit -n"), (errno.ENOMEM, "memory")]
+)
+def test_without_a_keeper_process_the_advice_is_not_about_the_store(
+    monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(keeper_client, "_start", refuse)
+    with pytest.raises(FuruExecutorError, match="keeper process") as caught:
+        asyncio.run(run_dag(Num(n=1), progress=False))
+    assert os.strerror(number) in caught.value.message
+    assert advice in caught.value.hint
+    assert "FURU_PATH" not in str(caught.value)
+
+
+def test_a_run_whose_beat_has_no_thread_is_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beat = Beat(str(tmp_path / "beat"), 1.0)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(OSError, match="ulimit -u"):
+        beat.start()
 
 
 # -- workers -----------------------------------------------------------------------------------------------------

@@ -81,6 +81,21 @@ def test_a_root_that_is_no_text_is_refused(tmp_path: Path) -> None:
         FuruConfig.from_env({}, tmp_path / "code-\udcff")
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "a\ttab", "a\x7fdelete", "a\u2028separator"])
+def test_a_root_with_a_control_character_is_refused(tmp_path: Path, name: str) -> None:
+    # The scripts of Slurm jobs could not name it, and no executor is to make a store that another cannot use.
+    with pytest.raises(FuruConfigError, match="control character") as caught:
+        FuruConfig(path=tmp_path / name)
+    assert "FURU_PATH" in str(caught.value)
+    with pytest.raises(FuruConfigError, match="FURU_PATH=.*control character"):
+        FuruConfig.from_env({"FURU_PATH": f"{tmp_path}/{name}"})
+    folder = tmp_path / name
+    folder.mkdir()
+    with pytest.raises(FuruConfigError, match="control character"):  # the project's own
+        FuruConfig.from_env({}, cwd=folder)
+    assert not FuruConfig(path=tmp_path / "Ünïcode \u00a0 and 'quotes' \"$(x)\"").path.exists()
+
+
 def test_a_working_directory_that_is_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
