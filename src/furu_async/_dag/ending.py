@@ -156,7 +156,7 @@ class Closing:
         answer = await core.shared.poller.snapshot()
         rows = answer.rows if isinstance(answer, Rows) else ()
         strays = [row for row in rows if row.name not in placed and belongs_to(row.name, core.run.run_id)]
-        ids = [row.id for row in await _alive(strays) if _is_idle(row) or not self._continued]
+        ids = [row.id for row in await _alive(strays) if row.idle or not self._continued]
         if ids:
             await core.shared.port.cancel(ids)
 
@@ -201,7 +201,7 @@ class Closing:
             self._left = [f"{row.id} ({row.state})" for row in living if row.id not in self._ending]
             if not living:
                 return
-            idle = [row.id for row in living if _is_idle(row)]
+            idle = [row.id for row in living if row.idle]
             if idle and not cancelled:  # somebody else has made what they were for
                 cancelled = True
                 await core.shared.port.cancel(idle)
@@ -242,11 +242,6 @@ async def _alive(rows: Sequence[JobRow]) -> list[JobRow]:
         if number % _PART == _PART - 1:
             await asyncio.sleep(0)
     return found
-
-
-def _is_idle(row: JobRow) -> bool:
-    verdict = row.verdict()
-    return isinstance(verdict, Alive) and verdict.phase in ("pending", "held", "requeued")
 
 
 def _beating(root: str, beats: Sequence[str]) -> list[str]:

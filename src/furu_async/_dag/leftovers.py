@@ -111,7 +111,7 @@ def forgotten(root: str, rows: Sequence[JobRow], run_ids: Iterable[str] = ()) ->
     busy = {run_tag(run_id) for run_id in run_ids}
     for row in rows:
         parts = read_name(row.name)
-        if parts is not None and parts.run not in busy and _is_held(row):
+        if parts is not None and parts.run not in busy and row.held:
             wanted.setdefault(parts.run, []).append(row)
     if not wanted:
         return []
@@ -150,8 +150,3 @@ def _list(folder: str) -> list[str]:
         return sorted(fs.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _is_held(row: JobRow) -> bool:
-    verdict = row.verdict()
-    return isinstance(verdict, Alive) and verdict.phase == "held"

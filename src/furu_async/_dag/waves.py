@@ -9,7 +9,6 @@ from furu_async._dag import claims
 from furu_async._dag.tracks import Core
 from furu_async._dag.units import Unit
 from furu_async._slurm.port import JobRow, Silence
-from furu_async._slurm.states import Alive
 from furu_async.errors import FuruExecutorError
 
 _AGAIN_SECS = 2.0
@@ -131,13 +130,8 @@ async def _released(rows: list[JobRow]) -> set[str]:
     """Jobs that are not held, or of which a task is not."""
     found = set()
     for number, row in enumerate(rows):
-        if not _is_held(row):
+        if not row.held:
             found.add(row.base_id)
         if number % 100 == 99:
             await asyncio.sleep(0)
     return found
-
-
-def _is_held(row: JobRow) -> bool:
-    verdict = row.verdict()
-    return isinstance(verdict, Alive) and verdict.phase == "held"

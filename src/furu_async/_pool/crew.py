@@ -288,8 +288,7 @@ def tail_of(path: str) -> str:
 def is_back_in_queue(worker: Worker) -> bool:
     """Whether it waits there, for minutes as Slurm has it for jobs that it starts again; a new one starts sooner."""
     verdict = worker.verdict
-    waits = isinstance(verdict, Alive) and verdict.phase in ("pending", "held", "requeued")
-    return waits and worker.status is None and not worker.intent
+    return isinstance(verdict, Alive) and verdict.idle and worker.status is None and not worker.intent
 
 
 def never_starts(worker: Worker, now: float) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from furu_async._slurm.states import NoInformation, Verdict, judge
+from furu_async._slurm.states import Alive, NoInformation, Verdict, judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +105,18 @@ class JobRow:
             restarts=self.restarts,
             node=self.nodes,
         )
+
+    @property
+    def held(self) -> bool:
+        """It waits until somebody releases it."""
+        verdict = self.verdict()
+        return isinstance(verdict, Alive) and verdict.phase == "held"
+
+    @property
+    def idle(self) -> bool:
+        """It waits in the queue: no process is at it."""
+        verdict = self.verdict()
+        return isinstance(verdict, Alive) and verdict.idle
 
 
 def base_id(job_id: str) -> str:

@@ -69,6 +69,11 @@ class Alive:
     restarts: int = -1
     node: str = ""
 
+    @property
+    def idle(self) -> bool:
+        """It waits in the queue, for the first time or again: no process is at it."""
+        return self.phase in ("pending", "held", "requeued")
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
