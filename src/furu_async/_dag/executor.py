@@ -10,7 +10,7 @@ from furu_async._dag.run import DagRun
 from furu_async._dag.tracks import Shared
 from furu_async._executors.ahead import ToDo
 from furu_async._executors.asking import Asker
-from furu_async._executors.base import Node, Request, RunPort
+from furu_async._executors.base import Find, Node, Request, RunPort
 from furu_async._executors.held_runs import HeldRuns
 from furu_async._executors.identity import Identity
 from furu_async._model.resources import SlurmSpec
@@ -20,7 +20,7 @@ from furu_async._runner.validity import Validation
 from furu_async._runtime.config import FuruConfig
 from furu_async._slurm.parameters import Wish, request
 from furu_async._slurm.poller import Poller
-from furu_async._slurm.port import Found, SlurmPort
+from furu_async._slurm.port import SlurmPort
 from furu_async._slurm.protocol import SubmitRules
 from furu_async._slurm.submitter import Submitter
 from furu_async._store.runs import Unfinished
@@ -36,8 +36,8 @@ class DagExecutor:
     kind = "slurm-dag"
     seed: int | None = None
     has_limits = True
-    specs_in_turn = True
-    can_detach = True
+    specs_in_turn: bool = True
+    can_detach: bool = True
 
     def __init__(
         self, dag: SlurmDag, config: FuruConfig, port: SlurmPort, keeper: KeeperClient | None = None
@@ -96,17 +96,24 @@ class DagExecutor:
         """In a child process of its own, if that is user code."""
         return await self._asker.validate(run, node, files)
 
-    async def find_job(self, name: str) -> Found:
-        """Jobs of a name, in Slurm's queue or in its accounting."""
-        return await self.shared.poller.find(name)
+    @property
+    def find_job(self) -> Find:
+        """In Slurm's queue, or in its accounting."""
+        return self.shared.poller.find
 
-    async def submitted(self, run: RunPort) -> DagRun:
-        """Wait until everything that a run wants is in Slurm; gives what is known of it."""
-        while run not in self.runs:
+    def why(self, run: RunPort, node: str) -> str:
+        """Its job, and what that waits for."""
+        known = self.runs.get(run)
+        return known.why(node) if known is not None else ""
+
+    async def submitted(self) -> DagRun:
+        """Wait until everything that the only run of this executor wants is in Slurm; gives what is known of it."""
+        while not self.runs:
             self._changed.clear()
             await self._changed.wait()
-        await self.runs[run].submitted.wait()
-        return self.runs[run]
+        (known,) = self.runs.values()
+        await known.submitted.wait()
+        return known
 
     def no_more(self) -> None:
         """What is cancelled is told to Slurm one by one, as soon as it is."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from furu_async._dag import orders
 from furu_async._dag.orders import Order, OrderNode, Outcome
-from furu_async._executors.base import Executor, Node, Request
+from furu_async._executors.base import Executor, Node, Request, RunPort
 from furu_async._executors.joined import JoinedRun
 from furu_async._model.artifact import Furu, class_info
 from furu_async._plan import retry
@@ -116,6 +116,13 @@ class JobRun(JoinedRun):
         self._say(text)
 
 
+class JobExecutor(Executor, Protocol):
+    """What computes in a job."""
+
+    def kill(self, run: RunPort, node: str, kind: FailureKind = ..., text: str = ...) -> None:
+        """End the node's attempt, as a failure of this kind and with this text."""
+
+
 class NodeJob:
     """See the module.
 
@@ -125,7 +132,7 @@ class NodeJob:
     """
 
     def __init__(
-        self, assignment: Assignment, open_executor: Callable[[Assignment], Executor], say: Say
+        self, assignment: Assignment, open_executor: Callable[[Assignment], JobExecutor], say: Say
     ) -> None:
         self.assignment = assignment
         self.say = say
@@ -241,7 +248,7 @@ class NodeJob:
 
     # -- attempts --------------------------------------------------------------------------------------------
 
-    async def _attempts(self, executor: Executor, run: JobRun, node: Node) -> int:
+    async def _attempts(self, executor: JobExecutor, run: JobRun, node: Node) -> int:
         one = self.assignment
         counting = _Counting(one.node)
         info = node.info.retry
@@ -281,7 +288,7 @@ class NodeJob:
             node.history = (*node.history, failure.line())[-20:]
             await self._pause(decision.delay)
 
-    async def _attempt(self, executor: Executor, run: JobRun, request: Request) -> Event:
+    async def _attempt(self, executor: JobExecutor, run: JobRun, request: Request) -> Event:
         self._kill = lambda: _end_for(executor, run, request.node)
         self._request = request
         executor.start(request)
@@ -366,6 +373,6 @@ def _missing(inputs: list[ArtifactPaths]) -> list[ArtifactPaths]:
     return [each for each in inputs if not is_marked(each) and look(each).verdict != "published"]
 
 
-def _end_for(executor: Any, run: JobRun, node: Node) -> None:
+def _end_for(executor: JobExecutor, run: JobRun, node: Node) -> None:
     """End the attempt as `preempted`: why it was told to, the job cannot know."""
     executor.kill(run, node.hash, "preempted", "its job was told to end")

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 import furu_async
 from furu_async._dag import orders
-from furu_async._dag.job import STORE_SECS, Assignment, NodeJob, assigned
+from furu_async._dag.job import STORE_SECS, Assignment, JobExecutor, NodeJob, assigned
 from furu_async._dag.orders import JobSettings
-from furu_async._executors.base import Executor
 from furu_async._executors.identity import Identity
 from furu_async._executors.local import Local, LocalExecutor
 from furu_async._model.artifact import Furu
@@ -116,7 +115,7 @@ def like_the_controller(settings: JobSettings) -> None:
         say(f"the folder in which the run was started is not here: {error}")
 
 
-def open_local(one: Assignment) -> Executor:
+def open_local(one: Assignment) -> JobExecutor:
     """An executor for one node, which works for the run of a controller elsewhere."""
     identity = Identity(backend="dag", worker_id=one.wid, job_id=one.job.id, restart_count=one.job.restarts)
     return LocalExecutor(Local(workers=1), one.config, identity)

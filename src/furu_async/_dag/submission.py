@@ -68,7 +68,7 @@ class SlurmDagSubmission:
             run = scheduler.start(self._targets, check=False, **options)
             executor = scheduler.executor
             assert isinstance(executor, DagExecutor)
-            joined = asyncio.ensure_future(executor.submitted(_port(run)))
+            joined = asyncio.ensure_future(executor.submitted())
             ended = asyncio.ensure_future(run.ended())
             await asyncio.wait([joined, ended], return_when=asyncio.FIRST_COMPLETED)
             run.cancel()
@@ -133,15 +133,11 @@ async def submit_dag(
     )
 
 
-def _port(run: Run) -> Any:
-    return run._driver
-
-
 async def _submitted(scheduler: Scheduler, run: Run) -> dict[str, str]:
     """Wait until all is in Slurm, or the run has ended; the jobs by node."""
     executor = scheduler.executor
     assert isinstance(executor, DagExecutor)
-    submitting = asyncio.ensure_future(executor.submitted(_port(run)))
+    submitting = asyncio.ensure_future(executor.submitted())
     ended = asyncio.ensure_future(run.ended())
     try:
         await asyncio.wait([submitting, ended], return_when=asyncio.FIRST_COMPLETED)
