@@ -131,7 +131,8 @@ async def test_a_lane_without_a_thread_answers_and_one_with_a_thread_goes_on_wit
 
 
 def test_where_no_thread_can_be_had_the_run_ends_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("probe", "files", "logs", "user", "process"):  # those that there are may have threads already
+    # The lanes that there are may have threads already.
+    for name in ("probe", "files", "logs", "user", "process"):
         monkeypatch.setattr(DOOR, name, Lane(name, 2))
     monkeypatch.setattr(Lane, "_start_one", lambda _: False)
     report = asyncio.run(

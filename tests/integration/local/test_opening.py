@@ -87,7 +87,7 @@ def test_a_root_with_a_control_character_is_refused(tmp_path: Path, name: str) -
     with pytest.raises(FuruConfigError, match="control character") as caught:
         FuruConfig(path=tmp_path / name)
     assert "FURU_PATH" in str(caught.value)
-    with pytest.raises(FuruConfigError, match="FURU_PATH=.*control character"):
+    with pytest.raises(FuruConfigError, match=r"FURU_PATH=.*control character"):
         FuruConfig.from_env({"FURU_PATH": f"{tmp_path}/{name}"})
     folder = tmp_path / name
     folder.mkdir()
