@@ -375,13 +375,32 @@ def test_a_job_that_nobody_needs_any_more(root: FuruConfig) -> None:
     run_virtual(main(), seed=1)
 
 
+def ghostly(root: FuruConfig, secs: float) -> World:
+    """A cluster whose first ``sbatch`` times out, and whose job comes so many seconds later."""
+    world = World(root, script=lambda obj, attempt: Hangs())
+    world.slurm.mishap("ghost", secs)
+    return world
+
+
+@pytest.mark.fault("F34")
+def test_a_held_job_that_turns_up_while_its_run_ends(root: FuruConfig) -> None:
+    """It comes after the last of the looks that a cancelled submission makes."""
+
+    async def main() -> None:
+        world, begun = ghostly(root, 10.0), asyncio.get_running_loop().time()
+        await cancelled(world, world.controller(), lambda: asyncio.get_running_loop().time() >= begun + 6)
+        assert world.slurm.jobs
+        assert world.living() == []
+
+    run_virtual(main(), seed=1)
+
+
 @pytest.mark.fault("F34")
 def test_a_held_job_that_turns_up_after_its_run(root: FuruConfig) -> None:
     """``sbatch`` gave no answer, and nobody will ever release its job: the next run cancels it."""
 
     async def main() -> None:
-        world = World(root, script=lambda obj, attempt: Hangs())
-        world.slurm.mishap("ghost", 100.0)
+        world = ghostly(root, 100.0)
         report, _ = await cancelled(world, world.controller(), lambda: world.slurm.counts["submit"] > 0)
         assert world.living() == []
         note = report.notes[-1]

@@ -144,6 +144,27 @@ class Bench:
             except ProcessLookupError:
                 pass
 
+    async def save_state(self) -> Path:
+        """A copy of what slurmctld has written down by now."""
+        await self.act(self.slurm.save)
+        return Path(shutil.copytree(self.slurm.folder / "ctld", self.folder / "saved"))
+
+    async def give_id_again(self, saved: Path, job_id: str) -> None:
+        """slurmctld loses what has come since a copy was made, and somebody else's job gets this id."""
+        state = self.slurm.folder / "ctld"
+        await self.act(self.slurm.kill, "slurmctld")
+        shutil.rmtree(state)
+        shutil.copytree(saved, state)
+        await self.act(self.slurm.launch, "slurmctld")
+        assert await self.act(self.slurm.submit, "exec sleep 1000", "-J", "stranger") == job_id
+
+    async def stranger_is_spared(self, job_id: str) -> None:
+        """Whatever the node makes of two jobs with one id, nobody has cancelled the other one for ours."""
+        assert self.slurm.jobs()[job_id].name == "stranger"
+        assert self.slurm.jobs()[job_id].state != "CANCELLED"
+        assert not any(job_id in words.split() for _, words in self.shims.calls("scancel"))
+        await self.act(self.slurm.run, "scancel", job_id, check=False)
+
     def said(self, *words: str) -> list[RunEvent]:
         """Events whose message has all these words."""
         return [event for event in self.events if all(word in event.message for word in words)]

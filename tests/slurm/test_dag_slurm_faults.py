@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -114,25 +113,15 @@ async def test_the_id_of_a_nodes_job_is_given_to_another(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "TrackRules", partial(TrackRules, gone_secs=3.0, lag_secs=3.0))
-    slurm, state = bench.slurm, bench.slurm.folder / "ctld"
-    await bench.act(slurm.save)
-    saved = shutil.copytree(state, bench.folder / "saved")
+    saved = await bench.save_state()
     node = Task(name="a", what="first", folder=bench.folder)
     running = start(bench, node)
     first = await bench.began("a")
-    await bench.act(slurm.kill, "slurmctld")
-    shutil.rmtree(state)
-    shutil.copytree(saved, state)
-    await bench.act(slurm.launch, "slurmctld")
-    stranger = await bench.act(slurm.submit, "exec sleep 1000", "-J", "stranger")
-    assert stranger == first.job
+    await bench.give_id_again(saved, first.job)
     report = await running
     assert report.ok, bench.story()
     assert len(bench.attempts("a")) == 2
-    assert slurm.jobs()[stranger].name == "stranger"
-    assert slurm.jobs()[stranger].state != "CANCELLED"
-    assert not any(stranger in words.split() for _, words in bench.shims.calls("scancel"))
-    await bench.act(slurm.run, "scancel", stranger, check=False)
+    await bench.stranger_is_spared(first.job)
 
 
 @pytest.mark.fault("F54")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -239,28 +238,16 @@ async def test_slurmctld_is_away_while_workers_work(bench: Bench) -> None:
 
 @pytest.mark.fault("F38", "F52")
 async def test_a_confirmed_job_is_forgotten_and_its_id_given_out_again(bench: Bench) -> None:
-    slurm = bench.slurm
-    state = slurm.folder / "ctld"
-    await bench.act(slurm.save)
-    saved = shutil.copytree(state, bench.folder / "saved")
+    saved = await bench.save_state()
     running = bench.start(
         Task(name="a", what="first", folder=bench.folder), config=bench.config(lease_secs=5)
     )
     first = await bench.began("a")
-    await bench.act(slurm.kill, "slurmctld")
-    shutil.rmtree(state)
-    shutil.copytree(saved, state)
-    await bench.act(slurm.launch, "slurmctld")
-    stranger = await bench.act(slurm.submit, "exec sleep 1000", "-J", "stranger")
-    assert stranger == first.job
+    await bench.give_id_again(saved, first.job)
     report = await running
     assert report.ok, bench.story()
     assert len(bench.attempts("a")) == 2
-    assert slurm.jobs()[stranger].name == "stranger"
-    # Whatever the node makes of two jobs with one id, nobody has cancelled it for ours.
-    assert slurm.jobs()[stranger].state != "CANCELLED"
-    assert not any(stranger in words.split() for _, words in bench.shims.calls("scancel"))
-    await bench.act(slurm.run, "scancel", stranger, check=False)
+    await bench.stranger_is_spared(first.job)
 
 
 @pytest.mark.fault("F59", "F60")
