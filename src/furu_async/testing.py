@@ -4,7 +4,7 @@ The fixture `furu_tmp_root` gives a test a store of its own (`tmp_root` is the s
 `override_results` puts values in place of results. `FakeExecutor` runs a DAG by a script of outcomes, so that failures
 of every kind can be had without computing; `faulty_storage` makes operations on the store fail meanwhile.
 ``@pytest.mark.virtual_time`` runs an async test on a `VirtualLoop`, where waiting costs nothing (`run_virtual` is the
-same without pytest; the marker needs pytest-asyncio).
+same without pytest; the marker needs pytest-asyncio 1.4 or newer).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ try:
     from furu_async._testing.fixtures import furu_tmp_root
     from furu_async._testing.plugin import pytest_asyncio_loop_factories as pytest_asyncio_loop_factories
     from furu_async._testing.plugin import pytest_configure as pytest_configure
+    from furu_async._testing.plugin import pytest_pycollect_makeitem as pytest_pycollect_makeitem
 except ImportError:  # no pytest: fixture and marker are of no use
     pass
 
