@@ -6,15 +6,14 @@ import argparse
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import furu_async
 from furu_async._dag import orders
 from furu_async._dag.job import STORE_SECS, Assignment, JobExecutor, NodeJob, assigned
-from furu_async._dag.orders import JobSettings
 from furu_async._executors.identity import Identity
+from furu_async._executors.joined import like_the_controller
 from furu_async._executors.local import Local, LocalExecutor
 from furu_async._model.artifact import Furu
 from furu_async._pool.objects_log import Table
@@ -60,7 +59,7 @@ async def _main(args: argparse.Namespace, paths: RunPaths, job: JobIdentity) -> 
         say(f"{submission.base}: there is no order for it, or {paths.base} lacks the run's settings")
         return exit_codes.CANNOT_START
     config = FuruConfig(**settings.config)
-    like_the_controller(settings)
+    like_the_controller(settings.path, settings.argv, settings.cwd, say)
     table = Table(orders.objects_path(paths))
 
     def load(wanted: str) -> Furu[Any]:
@@ -103,16 +102,6 @@ async def _patiently(step: Callable[[], T]) -> T:
                 raise OSError(str(error)) from error
             say(f"tried again: {error}")
         await asyncio.sleep(_PAUSE)
-
-
-def like_the_controller(settings: JobSettings) -> None:
-    """Find modules where the controller's process finds them."""
-    sys.path[:] = [*settings.path, *(entry for entry in sys.path if entry not in settings.path)]
-    sys.argv[:] = settings.argv
-    try:
-        os.chdir(settings.cwd)
-    except OSError as error:
-        say(f"the folder in which the run was started is not here: {error}")
 
 
 def open_local(one: Assignment) -> JobExecutor:

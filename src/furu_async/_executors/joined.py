@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import random
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from furu_async._executors.base import Node
@@ -13,6 +15,24 @@ from furu_async._plan.events import Event
 from furu_async._runtime.config import FuruConfig
 from furu_async._store.runs import Ending
 from furu_async.errors import FuruError
+
+
+def like_the_controller(path: list[str], argv: list[str], cwd: str, say: Callable[[str], None]) -> None:
+    """Have this process find modules, and whatever they look at while they are imported, as its controller's does.
+
+    Args:
+        path: its ``sys.path``; what this process has besides comes after it.
+        argv: its ``sys.argv``.
+        cwd: its working directory.
+        say: told if there is no such folder here.
+    """
+    sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
+    if argv:
+        sys.argv[:] = argv
+    try:
+        os.chdir(cwd or ".")
+    except OSError as error:
+        say(f"the folder in which the run was started cannot be entered here: {error}")
 
 
 class JoinedRun:

@@ -10,6 +10,7 @@ from furu_async._pool import queue
 from furu_async._pool.entries import PoolSettings, plain_config
 from furu_async._pool.objects_log import ObjectsLog
 from furu_async._pool.queue import Place
+from furu_async._runner.launch import search_path
 from furu_async._runtime.config import FuruConfig
 from furu_async._store import atomic
 from furu_async._store.layout import QueuePaths, RunPaths, parse_entry_name
@@ -58,7 +59,7 @@ def settings_of(config: FuruConfig) -> PoolSettings:
     """What workers are to know of this process."""
     return PoolSettings(
         config=plain_config(config),
-        path=[os.path.abspath(part) if part else os.getcwd() for part in sys.path],
+        path=search_path(),
         cwd=os.getcwd(),
         argv=list(sys.argv),
     )

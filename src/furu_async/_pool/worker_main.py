@@ -19,6 +19,7 @@ from typing import TypeVar
 import furu_async
 from furu_async._executors.base import Node
 from furu_async._executors.identity import Identity
+from furu_async._executors.joined import like_the_controller
 from furu_async._executors.local import Local, LocalExecutor, Mode
 from furu_async._pool import queue, walltime
 from furu_async._pool.entries import PoolSettings, WorkerStatus, worker_id
@@ -26,7 +27,6 @@ from furu_async._pool.pilot import Pilot
 from furu_async._pool.work import PilotPlan
 from furu_async._runtime import clock, exit_codes
 from furu_async._runtime.blocking import DOOR
-from furu_async._runtime.config import FuruConfig
 from furu_async._slurm.admission import JobIdentity, admitted, this_job
 from furu_async._store import atomic, runs
 from furu_async._store.layout import QueuePaths, RunPaths, WorkerPaths
@@ -138,7 +138,8 @@ class _Worker:
     def _make_pilot(self, plan: PilotPlan, settings: PoolSettings) -> Pilot:
         config = settings.furu_config().with_path(self.root)
         logging.getLogger("furu_async").setLevel(config.log_level)
-        become_like(settings, config)
+        like_the_controller(settings.path, settings.argv, settings.cwd, log)
+        os.environ.update(config.environment())  # for child processes
         spool = f"{WorkerPaths(self.root, self.args.home, self.wid).base}/spool"
         identity = Identity(
             backend="pool",
@@ -256,15 +257,3 @@ class _Worker:
             await DOOR.files.run(atomic.replace, path, encode(status), deadline=_LOOK_SECS * 10)
         except OSError as error:
             log(f"{path} cannot be written: {error}")
-
-
-def become_like(settings: PoolSettings, config: FuruConfig) -> None:
-    """Find the user's modules where the controller does, and hand its settings on to child processes."""
-    sys.path[:] = [*settings.path, *(entry for entry in sys.path if entry not in settings.path)]
-    if settings.argv:
-        sys.argv[:] = settings.argv
-    try:
-        os.chdir(settings.cwd or ".")
-    except OSError as error:
-        log(f"the controller's working directory cannot be entered here: {error}")
-    os.environ.update(config.environment())
