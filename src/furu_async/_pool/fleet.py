@@ -377,7 +377,6 @@ class Fleet:
         left = [w for w in self.workers if w.job_id and not (w.status and w.status.stage == "ended")]
         for deadline in (until - patience, until):
             await withdraw_all(self.paths, self._submitter, self._poller, left, deadline)
-            self._poller.poke(waited_for=True)
             await self._all_gone(deadline)
             # One ends slowly, or Slurm has put it back into its queue.
             left = [w for w in self.workers if w.job_id]
@@ -389,8 +388,9 @@ class Fleet:
     async def _all_gone(self, until: float) -> None:
         while (self.workers or self._jobs) and self._loop.time() < until:
             self._changes.clear()
+            self._poller.poke(waited_for=True)  # again and again: it would ask ever more seldom by itself
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changes.wait(), until - self._loop.time())
+                await asyncio.wait_for(self._changes.wait(), min(1.0, until - self._loop.time()))
 
     async def leave(self, secs: float) -> None:
         """Follow nobody any more; what is being submitted has a moment to get through."""

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from furu_async._pool.crew import Worker
+from furu_async._plan.leases import LeaseRules
+from furu_async._pool.crew import Gone, Worker
+from furu_async._pool.fleet import Fleet
 from furu_async._pool.withdrawing import withdraw, withdraw_all
 from furu_async._slurm.poller import Poller
 from furu_async._slurm.port import JobRequest
-from furu_async._slurm.submitter import Submitter
+from furu_async._slurm.submitter import Submitter, Ticket
 from furu_async._slurm.withdrawing import RECENT_SECS
 from furu_async._store import atomic, submissions
 from furu_async._store.layout import QueuePaths, RunPaths
@@ -125,4 +127,35 @@ async def test_a_slurm_that_says_nothing_costs_a_bounded_time(site: Site) -> Non
     answered.set()
     await asyncio.sleep(15)
     assert site.living() == ["ours-2"]
+    await site.poller.aclose()
+
+
+async def test_the_end_of_a_pool_hears_of_workers_that_end_late(site: Site) -> None:
+    """The poller asks ever more seldom by itself; who closes a pool waits for nothing else."""
+    await site.submit("ours-1")
+    gone: list[Gone] = []
+    fleet = Fleet(
+        site.paths,
+        site.submitter,
+        site.poller,
+        LeaseRules(lease=120.0, grace=90.0, stale=1800.0),
+        {},
+        make=lambda *_: pytest.fail("nobody is to be submitted"),
+        on_change=lambda: None,
+        on_gone=gone.append,
+        on_stopped=lambda *_: None,
+        on_broken=pytest.fail,
+    )
+    fleet.workers.append(Worker("1", "key"))
+    fleet._follow(fleet.workers[0], Ticket("1", 1, "token", "ours-1"), "1")
+    await site.poller.snapshot()
+    fleet.closing = True
+    loop = asyncio.get_running_loop()
+    kill_at = loop.time() + 5.2
+    closing = asyncio.create_task(fleet._all_gone(loop.time() + 7.0))
+    await asyncio.sleep(kill_at - loop.time())
+    await site.slurm.cancel(["1"])
+    await closing
+    assert fleet.workers == []
+    assert len(gone) == 1
     await site.poller.aclose()
