@@ -26,6 +26,7 @@ from contextvars import ContextVar
 from typing import Any, Literal
 
 import greenlet
+from anyio._backends import _asyncio as anyio_states
 
 from furu_async._runtime.blocking import Lane
 from furu_async._testing.virtual_loop import VirtualLoop
@@ -434,5 +435,8 @@ def _dispose(process: Process) -> None:
                     break
                 except BaseException:  # a `finally` that awaits
                     continue
+        for task in process.tasks:
+            # A task leaves this table by its own last steps; until then its entry holds it, and it all else.
+            anyio_states._task_states.pop(task, None)
     finally:
         here.reset(token)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +119,14 @@ def test_the_faults_are_drawn_and_show() -> None:
     assert {"kill controller", "kill both", "pause both", "crash host", "hang mount", "sleep"} <= seen
     assert overlaps >= 1
     assert lost >= 1
+
+
+def test_nothing_of_a_simulation_stays_in_memory() -> None:
+    """Campaigns live through many thousands of them in one process."""
+    simulated = [weakref.ref(process) for seed in range(8) for process in simulate(seed).loop.processes]
+    gc.collect()
+    assert len(simulated) > 20
+    assert not [each() for each in simulated if each() is not None]
 
 
 def test_clocks_of_hosts_differ_and_are_converted() -> None:
