@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.sim.dag_sim import Jobs, Line, Part, Saving, SimDag, mortal
 
-from furu_async import FuruConfig, RunEvent, RunReport, SlurmDag, run_dag
+from furu_async import FuruConfig, RunEvent, RunReport, Scheduler, SlurmDag, run_dag
 from furu_async._testing.slurm import SimSettings, SimulatedSlurm
 from furu_async.testing import Fails, FakeExecutor, Hangs, Returns, run_virtual, tmp_root
 
@@ -268,6 +268,26 @@ def test_days_in_the_queue(root: FuruConfig) -> None:
     run_virtual(main(), seed=1)
 
 
+def test_a_run_says_for_what_the_job_of_a_node_waits(root: FuruConfig) -> None:
+    async def main() -> None:
+        world = World(root)
+        for node in world.slurm.settings.nodes:
+            world.slurm.fail_node(node)
+        top = world.targets[0]
+        first = top.parts[0].parts[0].parts[0]  # type: ignore[attr-defined]
+        async with Scheduler(world.controller(), config=root) as scheduler:
+            run = scheduler.start(world.targets)
+            while "PENDING" not in run.why(first):
+                await asyncio.sleep(1)
+            assert run.why(first).startswith("job ")
+            assert run.why(top).startswith("waits for 3 of 3 dependencies")
+            for node in world.slurm.settings.nodes:
+                world.slurm.resume_node(node)
+            assert (await run).ok
+
+    run_virtual(main(), seed=1)
+
+
 def test_cancelling_leaves_nothing(root: FuruConfig) -> None:
     async def main() -> None:
         world = World(root, script=lambda obj, attempt: Hangs())
@@ -279,24 +299,6 @@ def test_cancelling_leaves_nothing(root: FuruConfig) -> None:
             await running
         assert asyncio.get_running_loop().time() - began < 30
         await asyncio.sleep(5)
-        assert world.living() == []
-
-    run_virtual(main(), seed=1)
-
-
-@pytest.mark.fault("F34")
-def test_a_held_job_that_turns_up_while_its_run_ends(root: FuruConfig) -> None:
-    """``sbatch`` has timed out, and its job comes after the last of the looks that a cancelled submission makes."""
-
-    async def main() -> None:
-        world = World(root, script=lambda obj, attempt: Hangs())
-        world.slurm.mishap("ghost", 10.0)
-        running = asyncio.create_task(world.run(world.controller()))
-        await asyncio.sleep(6)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        assert world.slurm.jobs
         assert world.living() == []
 
     run_virtual(main(), seed=1)

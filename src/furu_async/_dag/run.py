@@ -28,6 +28,7 @@ from furu_async._plan.events import Policy
 from furu_async._runner.launch import search_path
 from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig
+from furu_async._slurm.tracking import reason_to_wait
 from furu_async._store import atomic
 from furu_async._store.layout import RunPaths
 from furu_async._store.records import encode
@@ -95,6 +96,13 @@ class DagRun:
         else:
             track.spec = request.spec
             self.do(self.wiring.again(digest, request.spec, self._key(track, request.spec)))
+
+    def why(self, node: str) -> str:
+        """Why a node does not run, as far as its job is the reason."""
+        track = self.tracks.get(node)
+        if track is None or track.request is None or not track.job_id or track.runs:
+            return ""
+        return f"job {track.job_id}: {reason_to_wait(track.alive)}"
 
     def take_back(self, node: str) -> None:
         """Return a node whose job does not run yet."""

@@ -59,7 +59,7 @@ def must_fit(executor: Executor, node: Node) -> None:
 
 def spec_count(executor: Executor, node: Node) -> int:
     """How many specifications of a node are tried one after the other, after `timeout` and `oom`."""
-    return len(specs_of(node.obj)) if getattr(executor, "specs_in_turn", False) else 1
+    return len(specs_of(node.obj)) if executor.specs_in_turn else 1
 
 
 def todo_of(state: State, nodes: Mapping[str, Node]) -> list[ToDo]:

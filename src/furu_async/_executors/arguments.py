@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
+from furu_async._executors.base import Executor
 from furu_async._model.artifact import Furu
 from furu_async._model.definition import dependency_methods_exist
 from furu_async._plan.events import OnFailure, Policy
@@ -133,7 +134,7 @@ def check_listeners(on_event: EventListener | Sequence[EventListener] | None) ->
     return list(listeners)
 
 
-def check_on_cancel(on_cancel: object, executor: object) -> Literal["cancel", "detach"]:
+def check_on_cancel(on_cancel: object, executor: Executor) -> Literal["cancel", "detach"]:
     """What becomes of a run that is cancelled.
 
     Raises:
@@ -143,7 +144,7 @@ def check_on_cancel(on_cancel: object, executor: object) -> Literal["cancel", "d
         return "cancel"
     if on_cancel != "detach":
         raise FuruDefinitionError(f"on_cancel={on_cancel!r}: use 'cancel' or 'detach'")
-    if not getattr(executor, "can_detach", False):
+    if not executor.can_detach:
         raise FuruDefinitionError(
             "on_cancel='detach' leaves Slurm work running; with this executor there is none to leave"
         )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from furu_async._model.artifact import ClassInfo, Furu
 from furu_async._model.resources import SlurmSpec
@@ -20,6 +20,11 @@ from furu_async._runtime.config import FuruConfig
 from furu_async._store.runs import Ending, Unfinished
 from furu_async.errors import FuruError
 from furu_async.report import Failure
+
+if TYPE_CHECKING:
+    from furu_async._slurm.port import Found
+
+Find = Callable[[str], "Awaitable[Found]"]
 
 
 @dataclass(slots=True, eq=False)
@@ -128,10 +133,14 @@ class Executor(Protocol):
     Attributes:
         kind: for `run.json`.
         seed: of what its runs draw at random (the jitter of backoffs); None: from the system.
+        specs_in_turn: after `timeout` and `oom` a node goes on with the next of its specs.
+        can_detach: a run may be left while its work goes on.
     """
 
     kind: str
     seed: int | None
+    specs_in_turn: bool
+    can_detach: bool
 
     def check(self, node: Node, specs: Sequence[SlurmSpec]) -> str | None:
         """Say why this node can never run here, or None."""
@@ -139,6 +148,13 @@ class Executor(Protocol):
     @property
     def has_limits(self) -> bool:
         """`check` may refuse a node, so a plan must be complete before anything starts."""
+
+    @property
+    def find_job(self) -> Find | None:
+        """Looks in its Slurm for jobs of a name; None: it has none of its own."""
+
+    def why(self, run: RunPort, node: str) -> str:
+        """Why a node that was asked for does not run, in words; empty if nothing can be said."""
 
     async def adopt(self, run: RunPort, found: Unfinished) -> bool:
         """Go on with a dead controller's run: claim it for ``run``; False if that cannot be had. Bounded in time."""

@@ -119,7 +119,7 @@ class Driver:
         self.watcher: Watcher = Watcher(
             self.root, config, self.post, self.ledger.waiting, self.jitter, policy.retry_failed
         )
-        self.watcher.find = getattr(executor, "find_job", None)
+        self.watcher.find = executor.find_job
         self._handlers: dict[type[Any], Callable[[Any], None]] = self._by_command()
 
     def _by_command(self) -> dict[type[Any], Callable[[Any], None]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from furu_async._executors import overrides
-from furu_async._executors.base import Executor, ExecutorLike, Node, Request, RunPort
+from furu_async._executors.base import Executor, ExecutorLike, Find, Node, Request, RunPort
 from furu_async._executors.dispatch import Dispatcher
 from furu_async._executors.held_runs import HeldRuns
 from furu_async._executors.identity import Identity
@@ -101,6 +101,9 @@ class LocalExecutor:
 
     kind = "local"
     seed: int | None = None
+    specs_in_turn: bool = False
+    can_detach: bool = False
+    find_job: Find | None = None
 
     def __init__(self, local: Local, config: FuruConfig, identity: Identity | None = None) -> None:
         self.local, self.config = local, config
@@ -135,6 +138,10 @@ class LocalExecutor:
         """Why none of its specs can ever fit here, or None."""
         refusals = [self.budget.refusal(spec) for spec in specs]
         return None if not refusals or None in refusals else refusals[0]
+
+    def why(self, run: RunPort, node: str) -> str:
+        """Nothing that the run does not know itself."""
+        return ""
 
     def start(self, request: Request) -> None:
         """Queue a node, or join the job that is already at it for another run."""

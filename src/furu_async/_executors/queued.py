@@ -5,24 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
+from furu_async._executors.base import Find
 from furu_async._runtime.blocking import DOOR
 from furu_async._store import submissions
 from furu_async._store.layout import RunPaths, worker_of_beat
 from furu_async._store.records import Claim
 from furu_async.errors import FuruError
 
-if TYPE_CHECKING:
-    from furu_async._slurm.port import Found
-
 FIRST_SECS = 60.0
 """How long such a claim is looked at before Slurm is asked; and how long until it is asked again."""
 
 logger = logging.getLogger("furu_async")
-
-Find = Callable[[str], "Awaitable[Found]"]
 
 
 class Asking:

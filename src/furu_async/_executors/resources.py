@@ -44,12 +44,13 @@ class Budget:
 
     def refusal(self, spec: SlurmSpec) -> str | None:
         """Why this specification can never fit, or None."""
+        default = " (as any node whose class has no `_spec`)" if spec == SlurmSpec() else ""
         if self.cpus is not None and spec.cpus > self.cpus:
-            return f"it asks for {spec.cpus} cpus, Local(cpus={self.cpus}) has fewer"
+            return f"it asks for {spec.cpus} cpus{default}, Local(cpus={self.cpus}) has fewer"
         if spec.gpus > (self.gpus or 0) and self.counted:
             return f"it asks for {spec.gpus} gpus, Local(gpus={self.gpus}) has fewer"
         if self.mem_gb is not None and spec.mem_gb > self.mem_gb:
-            return f"it asks for {spec.mem_gb} GiB, Local(mem_gb={self.mem_gb}) has less"
+            return f"it asks for {spec.mem_gb} GiB{default}, Local(mem_gb={self.mem_gb}) has less"
         return None
 
     def take(self, spec: SlurmSpec) -> Grant | None:

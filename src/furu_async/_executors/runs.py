@@ -80,8 +80,7 @@ class Run:
         """What a node of this run is waiting for, in words; of somebody else's work also who, since and until when."""
         now = asyncio.get_running_loop().time()
         driver, digest = self._driver, obj.furu_hash
-        more = getattr(driver.executor, "why", None)
-        asked = more(driver, digest) if more is not None else ""
+        asked = driver.executor.why(driver, digest)
         return driver.watcher.told(digest) or asked or driver.state.why(digest, now)
 
     def cancel(self) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import anyio
 
 from furu_async._executors import queued
-from furu_async._executors.base import Node
+from furu_async._executors.base import Find, Node
 from furu_async._executors.planner import describe_claim
 from furu_async._plan import leases
 from furu_async._plan.events import WatchEnded
@@ -141,7 +141,7 @@ class Watcher:
         self._tell = tell
         self._jitter = jitter
         self._then = "taken over" if takes_over else "given up (retry_failed=False)"
-        self.find: queued.Find | None = None
+        self.find: Find | None = None
         self._watched: dict[str, _Watched] = {}
         self._before: dict[str, float] = {}
         self._wake = asyncio.Event()

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from furu_async._executors.asking import Asker
-from furu_async._executors.base import Node, Request, RunPort
+from furu_async._executors.base import Find, Node, Request, RunPort
 from furu_async._executors.held_runs import HeldRuns
 from furu_async._executors.identity import Identity
 from furu_async._executors.sharing import leave, withdraw
@@ -46,16 +46,13 @@ class PoolExecutor:
     """See the module, and `Executor` for what runs ask of it.
 
     The keeper and the cluster are made by methods of their own, so that simulations can put others in their places.
-
-    Attributes:
-        specs_in_turn: after `timeout` and `oom` a node goes on with the next of its specs.
-        can_detach: a run may be left while its workers go on.
     """
 
     kind = "slurm-pool"
     seed: int | None = None
     specs_in_turn: bool = True
     can_detach: bool = True
+    find_job: Find | None = None
 
     def __init__(self, pool: SlurmPool, config: FuruConfig) -> None:
         self.pool: SlurmPool = pool
