@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ __all__ = ["EventKind", "Failure", "FailureKind", "NodeOutcome", "NodeStatus", "
 
 
 _LINE = 500
+_NOT_THE_USERS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, "<string>", "<frozen ")
 _FRAME = re.compile(r'\s*(?:\|\s*)*File "([^"]+)", line (\d+), in (\S+)')
 
 
@@ -83,7 +85,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         rows = self.traceback.splitlines()
         for index in range(len(rows) - 1, -1, -1):
             found = _FRAME.match(rows[index])
-            if found:
+            # A `<string>` is what dataclasses generate.
+            if found and not found[1].startswith(_NOT_THE_USERS):
                 code = rows[index + 1].strip() if index + 1 < len(rows) else ""
                 return f"{found[1]}:{found[2]} in {found[3]}" + (f": {code[:200]}" if code else "")
         return ""

@@ -114,8 +114,8 @@ def cli() -> None:
 def run(target: str, *, verbose: bool, root: str | None, **options: Any) -> None:
     """Compute TARGET and everything it needs that is not there yet.
 
-    TARGET is package.module:name or path/to/file.py:name. The name is that of an artifact, a list of artifacts, or a
-    function (sync or async) without arguments that returns them.
+    TARGET is package.module:name or path/to/file.py:name. The name is that of an artifact, a list of artifacts, a
+    function (sync or async) without arguments that returns them, or a class whose fields have defaults.
     """
     with _errors_told(verbose):
         _use_root(root)
@@ -183,10 +183,10 @@ def _use_root(root: str | None) -> None:
         os.environ["FURU_PATH"] = os.path.abspath(root)
 
 
-def _log_but_notes() -> None:
-    """Show warnings of the library, but those that are shown as notes of the run anyway."""
+def _log(*, notes: bool) -> None:
+    """Show warnings of the library; ``notes`` of a run only where no display shows them anyway."""
     handler = logging.StreamHandler()
-    handler.addFilter(lambda record: not getattr(record, "furu_note", False))
+    handler.addFilter(lambda record: notes or not getattr(record, "furu_note", False))
     logger = logging.getLogger("furu_async")
     if not logger.hasHandlers():
         logger.addHandler(handler)
@@ -196,7 +196,7 @@ def _run(targets: list[Furu[Any]], options: dict[str, Any], verbose: bool) -> in
     from furu_async.api import run_dag_sync
 
     executor = make_executor(options)
-    _log_but_notes()
+    _log(notes=False)
     progress = make_progress(options["progress"], targets)
     told = _Told(progress)
     try:
@@ -232,7 +232,7 @@ def _submit(targets: list[Furu[Any]], options: dict[str, Any]) -> int:
     from furu_async import submit_dag
     from furu_async._executors.sync import run_sync
 
-    _log_but_notes()
+    _log(notes=True)
     dag = make_executor(options)
     again = {"retry_failed": options["retry_failed"], "rerun": options["rerun"]}
     submission = run_sync(lambda: submit_dag(targets, executor=dag, **again))  # type: ignore[arg-type]

@@ -94,18 +94,18 @@ class SlurmSpec:
         if partition is not None and (
             not isinstance(partition, str) or not partition.strip() or not partition.isprintable()
         ):
-            _refuse("partition", partition, "a name, or None for the cluster's default")
+            _refuse("SlurmSpec: partition", partition, "a name, or None for the cluster's default")
         put = object.__setattr__
-        put(self, "gpus", _integer("gpus", self.gpus, 0))
-        put(self, "cpus", _integer("cpus", self.cpus, 1))
-        put(self, "mem_gb", _positive("mem_gb", self.mem_gb))
-        put(self, "time_min", _positive("time_min", self.time_min))
+        put(self, "gpus", _integer("SlurmSpec: gpus", self.gpus, 0))
+        put(self, "cpus", _integer("SlurmSpec: cpus", self.cpus, 1))
+        put(self, "mem_gb", _positive("SlurmSpec: mem_gb", self.mem_gb))
+        put(self, "time_min", _positive("SlurmSpec: time_min", self.time_min))
         extra: FrozenMapping | None = None
         if self.extra is not None:
             if not isinstance(self.extra, Mapping):
-                _refuse("extra", self.extra, "a mapping, or None")
+                _refuse("SlurmSpec: extra", self.extra, "a mapping, or None")
             # An empty mapping asks for nothing, so it must not make another spec.
-            extra = _freeze(self.extra, "extra", 0) if self.extra else None
+            extra = _freeze(self.extra, "SlurmSpec: extra", 0) if self.extra else None
         put(self, "extra", extra)
         put(self, "key", self._make_key(extra))
 
@@ -153,10 +153,10 @@ class Retry:
     def __post_init__(self) -> None:
         put = object.__setattr__
         if self.retries is not None:
-            put(self, "retries", _integer("retries", self.retries, 0))
+            put(self, "retries", _integer("Retry: retries", self.retries, 0))
         if self.backoff is not None:
-            put(self, "backoff", _positive("backoff", self.backoff, zero=True))
-        on, never = _classes("on", self.on), _classes("never", self.never)
+            put(self, "backoff", _positive("Retry: backoff", self.backoff, zero=True))
+        on, never = _classes("Retry: on", self.on), _classes("Retry: never", self.never)
         if never == DEFAULT_NEVER:
             never = tuple(cls for cls in never if cls not in on)
         put(self, "on", on)
