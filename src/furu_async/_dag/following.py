@@ -52,6 +52,7 @@ class Following:
     def close(self) -> None:
         """End `run`."""
         self._closed = True
+        self._telling.close()
         self._wake.set()
 
     def foreign(self, track: Track, answer: Answer) -> None:

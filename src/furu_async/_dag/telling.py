@@ -11,6 +11,10 @@ from furu_async._slurm.tracking import reason_to_wait
 
 MOST_NODES = 6
 MOST_REASONS = 3
+
+TOGETHER_SECS = 0.1
+"""After a change, before it is told."""
+
 _ORDER = ("running", "ending", "suspended", "starting", "requeued", "pending", "held", "submitted")
 
 
@@ -28,9 +32,17 @@ class Telling:
         self._due: asyncio.Handle | None = None
 
     def soon(self) -> None:
-        """Something has changed; what changes with it, in the same look, is told together."""
+        """Something has changed; what changes with it, in the same look, is told together.
+
+        A look at Slurm is gone through in parts, and each telling goes through all jobs.
+        """
         if self._due is None:
-            self._due = asyncio.get_running_loop().call_soon(self._tell)
+            self._due = asyncio.get_running_loop().call_later(TOGETHER_SECS, self._tell)
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        if self._due is not None:
+            self._due.cancel()
 
     def _tell(self) -> None:
         self._due = None

@@ -6,9 +6,10 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
-from furu_async._dag.telling import Telling, sentence, warn
+from furu_async._dag.telling import TOGETHER_SECS, Telling, sentence, warn
 from furu_async._dag.tracks import Track
 from furu_async._slurm.states import Alive, Ended, judge
+from furu_async.testing import run_virtual
 
 
 def track(job: int, state: str = "", reason: str = "", node: str = "") -> Track:
@@ -54,24 +55,33 @@ def test_one_note_for_each_reason_and_again_only_when_it_comes_back() -> None:
     assert len(warn(down, told)[0]) == 1
 
 
-async def test_what_one_look_has_changed_is_told_once() -> None:
-    said: list[tuple[dict[str, int], str]] = []
-    notes: list[str] = []
-    run = SimpleNamespace(workers=lambda counts, text: said.append((counts, text)))
-    over = track(3, "RUNNING", node="n1")
-    over.over = True
-    gone = track(4, "RUNNING", node="n1")
-    gone.ended = Ended("completed")
-    tracks = {"a": track(1, "RUNNING", node="n1"), "b": track(2, "PENDING", "PartitionDown")}
-    core = SimpleNamespace(tracks={**tracks, "c": over, "d": gone}, run=run)
-    telling = Telling(cast(Any, core), notes.append)
-    for _ in range(100):
+def test_what_one_look_has_changed_is_told_once() -> None:
+    async def main() -> None:
+        said: list[tuple[dict[str, int], str]] = []
+        notes: list[str] = []
+        run = SimpleNamespace(workers=lambda counts, text: said.append((counts, text)))
+        over = track(3, "RUNNING", node="n1")
+        over.over = True
+        gone = track(4, "RUNNING", node="n1")
+        gone.ended = Ended("completed")
+        tracks = {"a": track(1, "RUNNING", node="n1"), "b": track(2, "PENDING", "PartitionDown")}
+        core = SimpleNamespace(tracks={**tracks, "c": over, "d": gone}, run=run)
+        telling = Telling(cast(Any, core), notes.append)
+        for _ in range(100):
+            telling.soon()
+            await asyncio.sleep(0)  # a look is gone through in parts
+        assert not said
+        await asyncio.sleep(2 * TOGETHER_SECS)
+        assert said == [({"running": 1, "pending": 1}, "2 jobs: 1 running on n1; 1 pending (PartitionDown)")]
+        assert len(notes) == 1
         telling.soon()
-    assert not said
-    await asyncio.sleep(0)
-    assert said == [({"running": 1, "pending": 1}, "2 jobs: 1 running on n1; 1 pending (PartitionDown)")]
-    assert len(notes) == 1
-    telling.soon()
-    await asyncio.sleep(0)
-    assert len(said) == 2
-    assert len(notes) == 1
+        await asyncio.sleep(2 * TOGETHER_SECS)
+        assert len(said) == 2
+        assert len(notes) == 1
+        telling.soon()
+        telling.close()
+        telling.soon()
+        await asyncio.sleep(1.0)
+        assert len(said) == 2
+
+    run_virtual(main(), seed=1)
