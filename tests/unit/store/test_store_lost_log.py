@@ -68,6 +68,22 @@ def agree_on_nothing(paths: ArtifactPaths, after: int) -> None:
     assert value(paths) is None
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_came_after_a_result_that_was_not_set_aside_does_not_demote_it(
+    root: str, paths: ArtifactPaths, ended: bool
+) -> None:
+    create(paths, owner_card(root, "a"), "x")
+    late = owner_card(root, "b")
+    assert late.link(paths.claim(2))
+    if ended:
+        artifacts.finish(paths, 2, failure(paths, 2, late))
+    for _ in range(2):
+        seen = artifacts.look(paths)
+        assert (seen.verdict, seen.generation) == ("published", 1)
+        assert value(paths) == "x"
+        assert artifacts.is_marked(paths)
+
+
 @pytest.mark.parametrize("kept", ["both folders", "claims", "ends", "nothing", "no .furu"])
 def test_a_marker_alone_is_the_result_for_everybody(root: str, paths: ArtifactPaths, kept: str) -> None:
     create(paths, owner_card(root, "a"), "x")

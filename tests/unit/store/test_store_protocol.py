@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 
 import msgspec
 import pytest
@@ -136,6 +137,19 @@ def test_a_replaced_owner_can_neither_publish_nor_fail(root: str, paths: Artifac
     assert artifacts.publish(paths, 1, success(paths, 1, old)).r == "fenced"
     assert value(paths) == "new"
     assert artifacts.look(paths).generation == 2
+
+
+def test_a_replaced_owner_whose_files_are_gone_hears_who_replaced_it(root: str, paths: ArtifactPaths) -> None:
+    old, new = owner_card(root, "old"), owner_card(root, "new")
+    artifacts.claim(paths, 1, old)
+    write_result(paths, 1, "old")
+    end = success(paths, 1, old)
+    artifacts.takeover(paths, 1, new, "silent")
+    shutil.rmtree(paths.attempt(1))
+    late = artifacts.publish(paths, 1, end)
+    assert late.r == "fenced"
+    assert late.end is not None
+    assert late.end.token == "token-new"
 
 
 @pytest.mark.fault("F67")
