@@ -49,6 +49,13 @@ class TestElsewhere:
         env.watch_ended("b", "ended", failure())
         env.expect("watch b", "planned", "b failed compute", "a skipped dependency b", "end not ok")
 
+    def test_an_owner_that_left_it_unfinished_is_not_replaced_where_failures_stay(self, run_of):
+        env = run_of("a: b", retry_failed=False)
+        env.plan(absent="a")
+        env.probed("b", "busy")
+        env.watch_ended("b", "lost", failure("lost"))
+        env.expect("watch b", "planned", "b failed lost", "a skipped dependency b", "end not ok")
+
     def test_their_cancellation_is_no_failure_of_the_node(self, run_of):
         env = run_of("a", retry_failed=False)
         env.want()

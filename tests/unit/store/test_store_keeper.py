@@ -462,6 +462,20 @@ def test_a_keeper_that_replaces_another_ends_its_children_too(root: str) -> None
         child.wait()
 
 
+def test_claims_stay_open_while_a_child_cannot_be_killed(
+    root: str, paths: ArtifactPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs in the kernel, and may still be at work."""
+    made = opened(root)
+    made.handle(["child", "seat", 77, 5, "t"])
+    made.handle(["claim", root, "r1", NAME, HASH])
+    monkeypatch.setattr(keeper, "end_children", lambda children: False)
+    made.supervisor_died()
+    assert artifacts.look(paths).verdict == "claimed"
+    assert os.listdir(RunPaths(root, "r1").claims) == ["1"]
+    assert not os.path.exists(RunPaths(root, "r1").end(1))
+
+
 def test_invalidating_and_computing_again(root: str, paths: ArtifactPaths) -> None:
     made = opened(root)
     made.handle(["claim", root, "r1", NAME, HASH])
