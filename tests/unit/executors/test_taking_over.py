@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from furu_async._executors.jobs import Job, Steps
-from furu_async._plan.events import Elsewhere
+from furu_async._plan.events import Elsewhere, Failed, Succeeded
+from furu_async._runner.messages import TaskResult
 from furu_async._store.liveness import this_owner
-from furu_async._store.records import Claim, Owner, encode
+from furu_async._store.records import Claim, End, Owner, encode
+from furu_async.report import Failure
 
 OTHER_HOST = Owner(host="elsewhere", boot_id="b", pid_ns="1", pid=7, start_time=5)
 
@@ -35,7 +37,7 @@ class Desk:
         self.steps.claim(self.job)
 
     def _request(self) -> Any:
-        return SimpleNamespace(node=self.node, run=self.run, priority=0, ticket=1, spec=0)
+        return SimpleNamespace(node=self.node, run=self.run, priority=0, ticket=1, spec=0, share="")
 
     def request(self, op: tuple[Any, ...], reply: Callable[[Any], None]) -> None:
         self.asked.append((op, reply))
@@ -96,3 +98,17 @@ def test_what_the_run_itself_still_holds_is_ended_first() -> None:
     desk.answer(r="published", n=3)
     assert desk.last[0] == "claim"
     assert not desk.events
+
+
+@pytest.mark.fault("F67")
+@pytest.mark.parametrize("published", [True, False])
+def test_who_was_replaced_hears_what_the_store_says(published: bool) -> None:
+    """Whatever became of its own attempt: a result that is there is a success."""
+    desk = Desk()
+    desk.answer(r="claimed", n=1)
+    lost = Failure(kind="lost", message="gone")
+    desk.steps.conclude(desk.job, TaskResult(id=1, ok=False, failure=lost), "")
+    status = "success" if published else "failure"
+    end = End(generation=1, token="theirs", status=status, failure=None if published else lost)
+    desk.answer(r="fenced", n=1, end=encode(end))
+    assert [type(event) for event in desk.events] == [Succeeded if published else Failed]

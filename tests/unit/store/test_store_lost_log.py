@@ -84,6 +84,14 @@ def test_what_came_after_a_result_that_was_not_set_aside_does_not_demote_it(
         assert artifacts.is_marked(paths)
 
 
+def test_a_marker_that_is_one_generation_later_than_what_is_left(root: str, paths: ArtifactPaths) -> None:
+    create(paths, owner_card(root, "a"), "x")
+    artifacts.invalidate(paths, 1, "again")
+    create(paths, owner_card(root, "b"), "y")
+    lose(paths.claim(2), paths.end(2), paths.invalid(1))
+    agree_on(paths, "y", 2)
+
+
 @pytest.mark.parametrize("kept", ["both folders", "claims", "ends", "nothing", "no .furu"])
 def test_a_marker_alone_is_the_result_for_everybody(root: str, paths: ArtifactPaths, kept: str) -> None:
     create(paths, owner_card(root, "a"), "x")
