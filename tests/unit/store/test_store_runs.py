@@ -291,6 +291,21 @@ def test_children_of_the_dead_controller_are_ended_first(root: str, dead: Owner)
         child.communicate()
 
 
+def test_what_a_dead_controller_left_is_ended_before_its_run_is_claimed(
+    root: str, dead: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Controller(root, "one", dead).open()
+    claimed: list[list[str]] = []
+
+    def ended(*_: object) -> bool:
+        claimed.append(os.listdir(RunPaths(root, RUN).claims))
+        return True
+
+    monkeypatch.setattr(runs, "end_left_behind", ended)
+    assert Controller(root, "two").go_on() == RUN
+    assert claimed == [["1"]]
+
+
 def test_a_run_that_is_not_to_be_kept_leaves_nothing(root: str) -> None:
     one = Controller(root, "one")
     for k, (how, left) in enumerate([("ok", False), ("failed", True)]):
