@@ -268,8 +268,8 @@ class Driver:
         return text
 
     async def recorded(self) -> None:
-        """Wait until ``run.json`` is written, for a while."""
-        await self._recording.wait(_LAST_WORDS)
+        """Wait until ``run.json`` is written, for a while; not long for a store that does not answer anyway."""
+        await self._recording.wait(1.0 if self.forced else _LAST_WORDS)
 
     async def run(self) -> None:
         """Drive the run until every node is final; afterwards `end` and `error` tell how.
@@ -291,7 +291,7 @@ class Driver:
                     if self._patience is not None:
                         self._patience.cancel()
                     self.watcher.close()
-                    group.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
+                    group.cancel_scope.deadline = anyio.current_time() + (1.0 if self.forced else _LAST_WORDS)
                     self.ledger.close_journal(str(self.error or (self.end.detail if self.end else "")))
         except BaseExceptionGroup as several:
             error = collapse(several)
