@@ -10,21 +10,19 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from furu_async._model.artifact import ClassInfo, Furu
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.events import Event
 from furu_async._runner.validity import Validation
 from furu_async._runtime.config import FuruConfig
+from furu_async._slurm.port import Found
 from furu_async._store.runs import Ending, Unfinished
 from furu_async.errors import FuruError
 from furu_async.report import Failure
 
-if TYPE_CHECKING:
-    from furu_async._slurm.port import Found
-
-Find = Callable[[str], "Awaitable[Found]"]
+Find = Callable[[str], Awaitable[Found]]
 
 
 @dataclass(slots=True, eq=False)
