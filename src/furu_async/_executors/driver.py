@@ -36,7 +36,7 @@ from furu_async.report import NodeStatus
 
 _SLICE = 0.001
 _PART = 500
-STOP_SECS = 20.0
+STOP_SECS = 18.0
 """How long what is stopped may take; with what follows it stays below the 30 s that are promised."""
 _LAST_WORDS = 5.0
 """How long the end of the journal may take, in seconds, where the disk does not answer."""
