@@ -165,7 +165,8 @@ class PoolExecutor:
 
     def no_more(self) -> None:
         """Close the queue: workers end with what they are at, whether or not somebody is left to end them."""
-        if self.control is not None and not self.control.detached:
+        left = self._home is not None and self._home.detached
+        if self.control is not None and not self.control.detached and not left:
             self.control.no_more()
 
     async def aclose(self) -> None:

@@ -142,14 +142,19 @@ class Sweeper:
         self._running = False
 
     def add(self, paths: ArtifactPaths, n: int) -> None:
-        """Sweep what is before generation ``n`` when its turn comes."""
+        """Sweep what is before generation ``n`` when its turn comes; where no thread can be had, with the next one."""
         with self._lock:
             self._pending.append((paths, n))
             if self._running:
                 return
             self._running = True
         # The keeper has no event loop.
-        threading.Thread(target=self._work, name="sweep", daemon=True).start()  # noqa: TID251
+        thread = threading.Thread(target=self._work, name="sweep", daemon=True)  # noqa: TID251
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._lock:
+                self._running = False
 
     def _work(self) -> None:
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 
 import msgspec
 import pytest
@@ -494,11 +495,38 @@ def test_a_later_holder_collects_what_others_left_but_their_logs(root: str, path
             pass
     artifacts.claim(paths, 3, card)
     write_result(paths, 3, "mine")
+    with open(f"{paths.ends}/.tmp-3-mine-1", "w"):
+        pass  # what is being written now
     sweep(paths, 3)
     assert os.listdir(paths.attempt(1)) == ["log"]
     assert os.listdir(paths.attempt(2)) == ["log"]
     assert os.listdir(paths.attempt(3)) == ["value.txt"]
-    assert sorted(os.listdir(paths.ends)) == ["1", "2"]
+    assert sorted(os.listdir(paths.ends)) == [".tmp-3-mine-1", "1", "2"]
+
+
+def test_where_no_thread_can_be_had_it_is_swept_with_the_next_one(
+    root: str, paths: ArtifactPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from furu_async._store.sweep import Sweeper
+
+    card = owner_card(root, "a")
+    artifacts.claim(paths, 1, card)
+    write_result(paths, 1, "big")
+    artifacts.finish(paths, 1, failure(paths, 1, card))
+    sweeper = Sweeper()
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        sweeper.add(paths, 2)
+    assert os.path.exists(paths.attempt(1))
+    sweeper.add(paths_at(root, "e" * 32), 2)
+    for thread in threading.enumerate():
+        if thread.name == "sweep":
+            thread.join(10)
+    assert not os.path.exists(paths.attempt(1))
 
 
 def test_an_invalidated_result_is_kept_until_the_one_after_next(root: str, paths: ArtifactPaths) -> None:
