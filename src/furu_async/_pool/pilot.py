@@ -18,7 +18,7 @@ from furu_async._pool.objects_log import Table
 from furu_async._pool.queue import Taken, Taker
 from furu_async._pool.round import Answer, Ask, Desk
 from furu_async._pool.work import PilotPlan, Work
-from furu_async._runtime.blocking import DOOR
+from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._runtime.config import FuruConfig
 from furu_async._store.layout import QueuePaths, beat_path
 from furu_async._store.liveness import this_owner
@@ -215,7 +215,10 @@ class Pilot:
         ):
             return False
         wrote = _writes(ask)
-        answer: Answer = await DOOR.files.run(self._desk.round, ask)
+        try:
+            answer: Answer = await DOOR.files.run(self._desk.round, ask)
+        except BlockingTimeout as error:  # no thread can be had: nothing of it was done
+            answer = Answer(ask.done, ask.reports, ask.back, unread=ask.unread, trouble=str(error))
         self._hear(answer)
         return wrote or bool(answer.entries)
 

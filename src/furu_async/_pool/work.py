@@ -20,7 +20,7 @@ from furu_async._pool.queue import Taken
 from furu_async._pool.round import Ask
 from furu_async._pool.taken import Task, TaskRun, nodes_of, report_of, unreadable
 from furu_async._pool.walltime import Walltime
-from furu_async._runtime.blocking import DOOR
+from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._runtime.config import FuruConfig, use_config
 from furu_async._store.liveness import this_owner
 from furu_async._store.records import Damaged
@@ -181,9 +181,14 @@ class Work:
 
     async def _build(self, tasks: list[Task]) -> None:
         # In a thread: modules of the user's are imported, and that may take its time.
-        made = await DOOR.user.run(nodes_of, self._table, [task.entry for task in tasks])
-        for task, node in zip(tasks, made, strict=True):
+        made: list[Node | Failure] = []
+        try:
+            made = await DOOR.user.run(nodes_of, self._table, [task.entry for task in tasks])
+        except BlockingTimeout as error:  # no thread can be had: the next round asks again
+            self._log(str(error))
+        for task in tasks:
             task.building = False
+        for task, node in zip(tasks, made, strict=bool(made)):
             if self.tasks.get(task.name) is not task:
                 continue
             if isinstance(node, Failure):

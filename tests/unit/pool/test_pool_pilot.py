@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pool_env import HOME, KEY, Home
 from furu_async._pool import queue
 from furu_async._pool.pilot import Pilot
 from furu_async._pool.walltime import Walltime
+from furu_async._runtime.blocking import DOOR, NoThread
 from furu_async._store import runs
 from furu_async._store.layout import ArtifactPaths, RunPaths
 from furu_async.errors import FuruStoreError
@@ -648,6 +650,27 @@ async def test_a_store_that_gives_no_answer_does_not_keep_it_from_ending(
 
     assert await with_worker(pilot, signal) == "SIGTERM"
     assert loop.time() < 45.0
+
+
+@pytest.mark.parametrize("lane", ["files", "user"])
+async def test_where_no_thread_can_be_had_for_a_while_nothing_is_lost(
+    home: Home, monkeypatch: pytest.MonkeyPatch, lane: str
+) -> None:
+    names = [home.put(Leaf(n=n)) for n in range(5)]
+    door = getattr(DOOR, lane)
+    run, calls = door.run, itertools.count()
+
+    async def now_and_then(*args: Any, **kwargs: Any) -> Any:
+        if lane == "files" and args[0].__name__ != "round":
+            return await run(*args, **kwargs)
+        if next(calls) % 3:
+            raise NoThread(lane, 0.0)
+        return await run(*args, **kwargs)
+
+    monkeypatch.setattr(door, "run", now_and_then)
+    assert await home.worker(script=QUICK, idle=7.0).run() == "nothing to do for 7 s"
+    assert home.done() == sorted(names)
+    assert (home.todo(), home.running(), home.reports()) == ([], [], {})
 
 
 async def test_without_a_store_to_begin_with_it_says_so(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
