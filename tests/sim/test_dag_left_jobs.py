@@ -6,21 +6,23 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.sim.dag_sim import Jobs, Part
+from tests.sim.dag_sim import Jobs, Part, mortal
 from tests.sim.test_dag_runs import World
 
 from furu_async import FuruConfig, RunReport, run_dag
 from furu_async._testing.slurm_jobs import Copy
-from furu_async.testing import FakeExecutor, Hangs, Outcome, Returns, run_virtual, tmp_root
+from furu_async.testing import Fails, FakeExecutor, Hangs, Outcome, Returns, run_virtual, tmp_root
 
 SHARED = Part(name="shared")
 FIRST, SECOND = (Part(name=name, parts=(SHARED,)) for name in ("first", "second"))
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path) -> Iterator[FuruConfig]:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FuruConfig]:
+    mortal(monkeypatch)
     logging.getLogger("furu_async").setLevel(logging.CRITICAL)
     with tmp_root(tmp_path / "store", record_git="off") as config:
         yield config
@@ -52,7 +54,7 @@ class Left:
         await first.die()
         return job.copy
 
-    async def second(self, *targets: Part) -> RunReport:
+    async def second(self, *targets: Part, **options: Any) -> RunReport:
         """The other run."""
         return await run_dag(
             targets,
@@ -61,6 +63,7 @@ class Left:
             progress=False,
             check=False,
             timeout=5000,
+            **options,
         )
 
     def ends(self, part: Part) -> int:
@@ -107,6 +110,38 @@ def test_a_job_that_is_killed_is_replaced_and_nothing_is_wired_to_it_again(
         assert len(left.world.slurm.jobs) <= 6
 
     living(root, case, Hangs())
+
+
+@pytest.mark.fault("F70")
+@pytest.mark.parametrize("asked", [False, True], ids=["as a dependency", "as a target, too"])
+@pytest.mark.parametrize("after", [0.0, 2.0, 20.0, 200.0, 300.0])
+def test_a_job_that_fails_is_followed_by_one_of_this_run(root: FuruConfig, asked: bool, after: float) -> None:
+    """Its failure goes by the retry policy of whoever waits, at whatever moment it comes."""
+
+    async def case(left: Left, copy: Copy) -> None:
+        second = asyncio.create_task(left.second(*([SECOND, SHARED] if asked else [SECOND])))
+        while left.ends(SHARED) == 0:
+            await asyncio.sleep(1)
+        left.shared = Returns(1)
+        report = await second
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert report[SHARED].status in ("created", "cached")
+        assert len(left.world.slurm.jobs) <= 6
+
+    living(root, case, Fails("oom", after=2.0 + after))
+
+
+@pytest.mark.fault("F70")
+def test_with_retry_failed_false_its_failure_stands(root: FuruConfig) -> None:
+    async def case(left: Left, copy: Copy) -> None:
+        report = await left.second(SECOND, SHARED, retry_failed=False)
+        failure = report[SHARED].failure
+        assert failure is not None
+        assert (report[SHARED].status, failure.kind) == ("failed", "oom")
+        assert report[SECOND].status == "skipped"
+        assert left.ends(SHARED) == 1
+
+    living(root, case, Fails("oom", after=20.0))
 
 
 @pytest.mark.fault("F70")

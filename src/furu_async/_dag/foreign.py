@@ -79,7 +79,9 @@ async def resolve(core: Core, track: Track) -> None:
             return
         claim = seen.look.claim
         if seen.look.verdict != "claimed":
-            _refuse(core, track, f"has just ended without a result: {_how(seen.look)}", began)
+            # Whoever follows a node sees that, too, and goes by the run's policy.
+            if track.foreign and core.policy.retry_failed:
+                _is_ours(core, track)
             return
         if claim is None or claim.backend != "dag":
             who = describe_claim(claim)
@@ -129,12 +131,17 @@ def _left_behind(core: Core, track: Track, seen: _Seen, ended: Ended | None) -> 
     node.takeover, node.silent_at = seen.look.generation, seen.beat
     how = f"{ended.state} " if ended is not None else ""
     text = f"its job {how}is gone from Slurm and has left no result"
-    if track.foreign:  # the core has not been told of anybody
-        track.foreign = ""
-        item = core.wiring.items[node.hash]
-        core.do(core.wiring.again(node.hash, item.spec, item.key))
-        return
-    core.run.post(WatchEnded(node.hash, "lost", Failure(kind="lost", message=text), text))
+    if track.foreign:
+        _is_ours(core, track)
+    else:
+        core.run.post(WatchEnded(node.hash, "lost", Failure(kind="lost", message=text), text))
+
+
+def _is_ours(core: Core, track: Track) -> None:
+    """A node of which the core has not been told that anybody was at it needs a job of this run."""
+    track.foreign = ""
+    item = core.wiring.items[track.node.hash]
+    core.do(core.wiring.again(item.hash, item.spec, item.key))
 
 
 def _refuse(core: Core, track: Track, what: str, began: float) -> None:
@@ -144,8 +151,3 @@ def _refuse(core: Core, track: Track, what: str, began: float) -> None:
             _CHOICES,
         )
     )
-
-
-def _how(seen: Look) -> str:
-    failure = seen.end.failure if seen.end is not None else None
-    return failure.line() if failure is not None else "nothing says why"
