@@ -13,7 +13,9 @@ from tests.sim.dag_sim import Jobs, Part, mortal
 from tests.sim.test_dag_runs import World
 
 from furu_async import FuruConfig, RunReport, run_dag
+from furu_async._runtime.blocking import DOOR
 from furu_async._testing.slurm_jobs import Copy
+from furu_async._testing.strangers import Stranger
 from furu_async.testing import Fails, FakeExecutor, Hangs, Outcome, Returns, run_virtual, tmp_root
 
 SHARED = Part(name="shared")
@@ -129,6 +131,33 @@ def test_a_job_that_fails_is_followed_by_one_of_this_run(root: FuruConfig, asked
         assert len(left.world.slurm.jobs) <= 6
 
     living(root, case, Fails("oom", after=2.0 + after))
+
+
+@pytest.mark.fault("F70")
+@pytest.mark.parametrize("asked", [False, True], ids=["as a dependency", "as a target, too"])
+@pytest.mark.parametrize("ends", ["published", "failed", "lost"])
+def test_whoever_takes_the_node_after_it_is_waited_for(root: FuruConfig, asked: bool, ends: str) -> None:
+    """A run on another host, without Slurm, is quicker: jobs are in the queue that need the node, and they are kept."""
+
+    async def case(left: Left, copy: Copy) -> None:
+        second = asyncio.create_task(left.second(*([SECOND, SHARED] if asked else [SECOND])))
+        other = Stranger(str(root.path), SHARED)
+        while not (left.ends(SHARED) == 1 and await DOOR.files.run(other.claim)):
+            await asyncio.sleep(0.01)
+        left.shared = Returns(1)
+        for _ in range(30):
+            await asyncio.sleep(5)
+            await DOOR.files.run(other.beat)
+        if ends == "published":
+            await DOOR.files.run(other.publish, 1)
+        elif ends == "failed":
+            await DOOR.files.run(other.fail, "compute")
+        report = await second
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert left.ends(SHARED) == (2 if ends == "published" else 3)
+        assert left.ends(SECOND) <= 4
+
+    living(root, case, Fails("oom", after=60.0))
 
 
 @pytest.mark.fault("F70")

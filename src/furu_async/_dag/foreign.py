@@ -10,7 +10,7 @@ from furu_async._executors.planner import describe_claim
 from furu_async._plan.events import WatchEnded
 from furu_async._runtime import clock
 from furu_async._slurm.port import Silence, base_id
-from furu_async._slurm.states import Alive, Ended
+from furu_async._slurm.states import Alive, Ended, Verdict
 from furu_async._store import submissions
 from furu_async._store.beat import read_beat
 from furu_async._store.layout import ArtifactPaths, RunPaths
@@ -24,6 +24,7 @@ ID_SECS = 60.0
 """How long the id of a job is waited for that another run is just submitting."""
 
 _PAUSE = 0.5
+_GROWTH = 1.1
 _GONE_SECS = 30.0
 _CHOICES = (
     "wait until that is over and start the run again, use an executor that waits for such work (SlurmPool, Local), "
@@ -63,11 +64,16 @@ def _element(root: str, claim: Claim, wid: str, job_id: str) -> str:
     return f"{job_id}_{wids.index(wid)}" if len(wids) > 1 and wid in wids else job_id
 
 
-async def resolve(core: Core, track: Track) -> None:
-    """Find out what is to be done about a node that somebody else has claimed; tells the wiring, or ends the run."""
+async def resolve(core: Core, track: Track, again: bool = False) -> None:
+    """Find out what is to be done about a node that somebody else has claimed; tells the wiring, or ends the run.
+
+    Args:
+        again: jobs were wired to one that is gone. The run goes on then, whoever is at the node: the core's watcher
+            follows it, too.
+    """
     loop = asyncio.get_running_loop()
     node, root = track.node, core.run.root
-    began, until = clock.wall(), loop.time() + ID_SECS
+    began, until, pause = clock.wall(), loop.time() + ID_SECS, _PAUSE
     lost = False
     gone_since: float | None = None
     while core.wiring.items[node.hash].phase == "foreign":
@@ -79,25 +85,16 @@ async def resolve(core: Core, track: Track) -> None:
             return
         claim = seen.look.claim
         if seen.look.verdict != "claimed":
-            # Whoever follows a node sees that, too, and goes by the run's policy.
+            # Whoever follows the node sees that, too, and goes by the run's policy.
             if track.foreign and core.policy.retry_failed:
                 _is_ours(core, track)
-            return
-        if claim is None or claim.backend != "dag":
-            who = describe_claim(claim)
-            _refuse(core, track, f"is being computed elsewhere: {who}", began)
-            return
-        answer = await core.shared.poller.snapshot()
-        if not isinstance(answer, Silence):
-            rows = [
-                row
-                for row in answer.rows
-                if row.name in seen.names or (row.id == seen.job and not seen.names)
-            ]
-            mine = [
-                row for row in rows if not seen.job or row.id == seen.job or row.base_id == base_id(seen.job)
-            ]
-            verdicts = [row.verdict() for row in mine]
+                return
+            until = loop.time() + ID_SECS
+        elif claim is None or claim.backend != "dag":
+            if not again:
+                _refuse(core, track, f"is being computed elsewhere: {describe_claim(claim)}", began)
+                return
+        elif (verdicts := await _in_slurm(core, seen)) is not None:
             if seen.job and any(isinstance(verdict, Alive) for verdict in verdicts):
                 core.do(core.wiring.foreign(node.hash, seen.job))
                 return
@@ -114,15 +111,25 @@ async def resolve(core: Core, track: Track) -> None:
                 if not lost and loop.time() - gone_since >= patience:
                     lost = True
                     _left_behind(core, track, seen, ended)
-        if loop.time() > until + core.shared.config.infra_secs:
-            _refuse(
-                core,
-                track,
-                f"is claimed for a Slurm job of which nothing is known: {seen.job or 'no id'}",
-                began,
-            )
+        if not again and loop.time() > until + core.shared.config.infra_secs:
+            what = f"is claimed for a Slurm job of which nothing is known: {seen.job or 'no id'}"
+            _refuse(core, track, what, began)
             return
-        await asyncio.sleep(_PAUSE)
+        await asyncio.sleep(pause)
+        pause = min(pause * _GROWTH, core.shared.config.poll_interval_secs)
+
+
+async def _in_slurm(core: Core, seen: _Seen) -> list[Verdict] | None:
+    """What Slurm says of a node's job; None if it does not answer."""
+    answer = await core.shared.poller.snapshot()
+    if isinstance(answer, Silence):
+        return None
+    rows = [row for row in answer.rows if row.name in seen.names or (row.id == seen.job and not seen.names)]
+    return [
+        row.verdict()
+        for row in rows
+        if not seen.job or row.id == seen.job or row.base_id == base_id(seen.job)
+    ]
 
 
 def _left_behind(core: Core, track: Track, seen: _Seen, ended: Ended | None) -> None:

@@ -79,7 +79,7 @@ class Submitting:
             case Drop(uid, node):
                 self.cancelling.drop(units[uid], node)
             case Resolve(node):
-                spawn(resolve(self.core, self.core.tracks[node]), "furu dag dependency elsewhere")
+                spawn(resolve(self.core, self.core.tracks[node], again=True), "furu dag dependency elsewhere")
             case GoOn():
                 asyncio.get_running_loop().call_soon(lambda: self.core.do(self.core.wiring.go_on()))
 

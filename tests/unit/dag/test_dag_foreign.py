@@ -31,7 +31,7 @@ class Core:
         self.failed: list[Any] = []
         self.wiring = Wiring()
         self.wiring.plan([Item("p", (), 0, "k", "foreign"), Item("c", ("p",), 0, "k")])
-        self.config = SimpleNamespace(infra_secs=600.0)
+        self.config = SimpleNamespace(infra_secs=600.0, poll_interval_secs=10.0)
         self.shared = SimpleNamespace(poller=self, config=self.config)
         self.run = SimpleNamespace(root="/root", post=self.post, fail=self.failed.append)
         node = SimpleNamespace(name="m.A", hash="p", takeover=0, silent_at=None, obj="p")
