@@ -161,6 +161,27 @@ def test_whoever_takes_the_node_after_it_is_waited_for(root: FuruConfig, asked: 
 
 
 @pytest.mark.fault("F70")
+def test_a_node_that_somebody_takes_between_two_of_our_jobs_is_waited_for(root: FuruConfig) -> None:
+    async def main() -> None:
+        left = Left(root, Fails("oom", after=5.0))
+        second = asyncio.create_task(left.second(SECOND))
+        other = Stranger(str(root.path), SHARED)
+        while not (left.ends(SHARED) == 1 and await DOOR.files.run(other.claim)):
+            await asyncio.sleep(0.001)
+        left.shared = Returns(1)
+        for _ in range(10):
+            await asyncio.sleep(5)
+            await DOOR.files.run(other.beat)
+        await DOOR.files.run(other.publish, 1)
+        report = await second
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert left.ends(SHARED) == 2
+        assert left.world.living() == []
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F70")
 def test_with_retry_failed_false_its_failure_stands(root: FuruConfig) -> None:
     async def case(left: Left, copy: Copy) -> None:
         report = await left.second(SECOND, SHARED, retry_failed=False)

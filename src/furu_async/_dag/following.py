@@ -20,7 +20,6 @@ from furu_async._dag.tracks import Core, Sub, Track
 from furu_async._plan.events import Elsewhere, Failed, Started, Succeeded, TakenBack
 from furu_async._slurm.states import Alive, Ended
 from furu_async._slurm.tracking import Change
-from furu_async.errors import FuruExecutorError
 from furu_async.report import Failure, FailureKind
 
 VISIBLE_SECS = 30.0
@@ -60,15 +59,9 @@ class Following:
         track.foreign = answer.text
         track.node.held = answer.generation
         track.uid = 0
-        if answer.claim is not None and answer.claim.backend == "dag":
-            self.core.spawn(resolve(self.core, track), "furu dag dependency elsewhere")
-        else:
-            self.core.run.fail(
-                FuruExecutorError(
-                    f"{track.node.obj!r} is being computed elsewhere: {answer.text}",
-                    "wait until that is over, use an executor that waits for it (Local, SlurmPool), or cancel it",
-                )
-            )
+        # A run that has jobs in Slurm does not throw them away because of one node.
+        under_way = any(sub.job_id for sub in self.core.subs.values())
+        self.core.spawn(resolve(self.core, track, again=under_way), "furu dag dependency elsewhere")
         if track.request is not None:
             self.answer_foreign(track)
 

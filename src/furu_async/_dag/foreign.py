@@ -68,8 +68,7 @@ async def resolve(core: Core, track: Track, again: bool = False) -> None:
     """Find out what is to be done about a node that somebody else has claimed; tells the wiring, or ends the run.
 
     Args:
-        again: jobs were wired to one that is gone. The run goes on then, whoever is at the node: the core's watcher
-            follows it, too.
+        again: the run has jobs in Slurm. It goes on then, whoever is at the node: the core's watcher follows it, too.
     """
     loop = asyncio.get_running_loop()
     node, root = track.node, core.run.root
