@@ -68,10 +68,24 @@ class Left:
             **options,
         )
 
+    async def taken_by_another(self) -> Stranger:
+        """Somebody without Slurm claims the shared node as soon as its job has failed."""
+        other = Stranger(str(self.config.path), SHARED)
+        while not (self.ends(SHARED) == 1 and await DOOR.files.run(other.claim)):
+            await asyncio.sleep(0.001)
+        return other
+
     def ends(self, part: Part) -> int:
         """How many generations of it have ended."""
         base = Path(self.config.path, "data", "tests", "sim", "dag_sim", "Part", part.furu_hash)
         return len(list(base.glob(".furu/ends/*")))
+
+
+async def works(other: Stranger, seconds: float) -> None:
+    """It beats for so long."""
+    for _ in range(int(seconds / 5)):
+        await asyncio.sleep(5)
+        await DOOR.files.run(other.beat)
 
 
 def living(config: FuruConfig, case: Callable[[Left, Copy], Awaitable[None]], shared: Outcome) -> None:
@@ -141,13 +155,9 @@ def test_whoever_takes_the_node_after_it_is_waited_for(root: FuruConfig, asked: 
 
     async def case(left: Left, copy: Copy) -> None:
         second = asyncio.create_task(left.second(*([SECOND, SHARED] if asked else [SECOND])))
-        other = Stranger(str(root.path), SHARED)
-        while not (left.ends(SHARED) == 1 and await DOOR.files.run(other.claim)):
-            await asyncio.sleep(0.01)
+        other = await left.taken_by_another()
         left.shared = Returns(1)
-        for _ in range(30):
-            await asyncio.sleep(5)
-            await DOOR.files.run(other.beat)
+        await works(other, 150)
         if ends == "published":
             await DOOR.files.run(other.publish, 1)
         elif ends == "failed":
@@ -165,13 +175,9 @@ def test_a_node_that_somebody_takes_between_two_of_our_jobs_is_waited_for(root: 
     async def main() -> None:
         left = Left(root, Fails("oom", after=5.0))
         second = asyncio.create_task(left.second(SECOND))
-        other = Stranger(str(root.path), SHARED)
-        while not (left.ends(SHARED) == 1 and await DOOR.files.run(other.claim)):
-            await asyncio.sleep(0.001)
+        other = await left.taken_by_another()
         left.shared = Returns(1)
-        for _ in range(10):
-            await asyncio.sleep(5)
-            await DOOR.files.run(other.beat)
+        await works(other, 50)
         await DOOR.files.run(other.publish, 1)
         report = await second
         assert report.ok, [node.failure for node in report if node.failure]
