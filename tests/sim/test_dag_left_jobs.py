@@ -72,7 +72,7 @@ class Left:
         """Somebody without Slurm claims the shared node as soon as its job has failed."""
         other = Stranger(str(self.config.path), SHARED)
         while not (self.ends(SHARED) == 1 and await DOOR.files.run(other.claim)):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
         return other
 
     def ends(self, part: Part) -> int:
