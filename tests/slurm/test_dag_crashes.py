@@ -91,6 +91,27 @@ async def test_a_dependency_in_the_queue_of_another_run_is_wired_to(
     assert len(attempts(tmp_path, "a")) == 1
 
 
+@pytest.mark.fault("F70", "F35")
+@pytest.mark.parametrize("how", ["SIGKILL", "scancel"])
+async def test_the_job_of_another_run_dies_while_a_dag_waits_for_it(
+    slurm: Cluster, ours: Ours, tmp_path: Path, how: str
+) -> None:
+    """Nobody follows that run any more. The node gets a job of this run, and nothing is wired to the dead one again."""
+    config = settings(tmp_path)
+    a, b = chain(tmp_path, "a:gate", "b")
+    first = await submit_dag(a, config=config)
+    await until(lambda: attempts(tmp_path, "a"), what="a to begin")
+    running = asyncio.create_task(dag(b, config))
+    await until(lambda: len(ours()) == 2, what="the job of b")
+    job = first.job_id_by_hash[a.furu_hash]
+    slurm.run("scancel", *(["--signal=KILL", "--full"] if how == "SIGKILL" else []), job)
+    await until(lambda: len(attempts(tmp_path, "a")) == 2, what="a to begin again")
+    (tmp_path / "open-a").touch()
+    report = await running
+    assert report.ok, [node.failure for node in report if node.failure]
+    assert len(ours()) <= 5
+
+
 @pytest.mark.fault("F70")
 async def test_a_dependency_that_a_local_run_computes_is_an_error_at_once(
     slurm: Cluster, ours: Ours, tmp_path: Path
