@@ -137,10 +137,10 @@ def _left_behind(core: Core, track: Track, seen: _Seen, ended: Ended | None) -> 
     node.takeover, node.silent_at = seen.look.generation, seen.beat
     how = f"{ended.state} " if ended is not None else ""
     text = f"its job {how}is gone from Slurm and has left no result"
-    if track.foreign:
-        _is_ours(core, track)
-    else:
+    if not track.foreign:
         core.run.post(WatchEnded(node.hash, "lost", Failure(kind="lost", message=text), text))
+    elif core.policy.retry_failed:
+        _is_ours(core, track)
 
 
 def _is_ours(core: Core, track: Track) -> None:

@@ -48,9 +48,11 @@ class Asking:
                 logger.error("asking Slurm for %s failed: %r", claim.beat, error)
         elif self._due is None:
             self._due = now + FIRST_SECS
-        elif task is None and now >= self._due and (self._find is not None or _can_ask()):
-            asking = waits_in_slurm(self._root, claim, self._find)
-            self._task = asyncio.get_running_loop().create_task(asking, name="furu ask Slurm")
+        elif task is None and now >= self._due:
+            self._due = now + FIRST_SECS
+            if self._find is not None or _can_ask():
+                asking = waits_in_slurm(self._root, claim, self._find)
+                self._task = asyncio.get_running_loop().create_task(asking, name="furu ask Slurm")
         return self.waits
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ class Core:
         self.wiring = Wiring()
         self.wiring.plan([Item("p", (), 0, "k", "foreign"), Item("c", ("p",), 0, "k")])
         self.config = SimpleNamespace(infra_secs=600.0, poll_interval_secs=10.0)
+        self.policy = SimpleNamespace(retry_failed=True)
         self.shared = SimpleNamespace(poller=self, config=self.config)
         self.run = SimpleNamespace(root="/root", post=self.post, fail=self.failed.append)
         node = SimpleNamespace(name="m.A", hash="p", takeover=0, silent_at=None, obj="p")
@@ -80,6 +81,19 @@ def test_a_claim_whose_job_is_gone_without_a_result_is_left_behind(state: str) -
     assert core.track.node.takeover == 1
     assert core.track.node.silent_at == BEAT, "one that goes on beating is not replaced"
     assert core.wiring.items["p"].phase != "foreign"
+
+
+@pytest.mark.parametrize("look", [claimed(), Look("free", 1)], ids=["its job is gone", "it has ended"])
+@pytest.mark.parametrize("retry_failed", [True, False])
+def test_a_node_of_which_the_core_was_not_told_is_taken_as_the_policy_says(
+    look: Look, retry_failed: bool
+) -> None:
+    core = Core([look] * 20 + [Look("published", 2)], ["FAILED"])
+    core.policy.retry_failed = retry_failed
+    core.track.foreign = "somebody"
+    core.resolve()
+    assert core.posted == core.failed == []
+    assert core.wiring.items["p"].phase == ("done" if not retry_failed else "unit")
 
 
 @pytest.mark.fault("F70")
