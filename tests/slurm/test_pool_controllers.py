@@ -65,14 +65,16 @@ async def test_two_controllers_that_want_the_same_nodes_compute_each_once(lab: L
 @pytest.mark.fault("F07")
 async def test_the_run_of_a_killed_controller_goes_on_with_its_workers_and_counts(lab: Lab) -> None:
     names = ("bad/fail:1 gate fail", "gate/gate", "done")
-    first = lab.control(*names)
+    pool = {"workers": 3, "idle": 1000}  # two stand at gates, perhaps before the others' jobs have begun
+    first = lab.control(*names, pool=pool)
     await lab.begun("gate")
     await lab.begun("bad", 2)
     await lab.begun("done")
+    await until(lambda: len(list(lab.home.glob("workers/*/status.json"))) == 3, "all three have begun")
     run = lab.home.name
     first.kill()
     before = lab.jobs()
-    second = lab.control(*names)
+    second = lab.control(*names, pool=pool)
     await until(lambda: len(list(lab.home.glob("claims/*"))) == 2, "the run is taken over")
     lab.open("gate", "bad")
     report = await said(second)
