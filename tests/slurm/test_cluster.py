@@ -218,6 +218,7 @@ def test_a_lost_node_means_two_live_copies_of_one_job(slurm: Cluster, tmp_path: 
     beats = f"while :; do echo beat >> {tmp_path}/$SLURMD_NODENAME; sleep 0.1; done"
     job = running(slurm, beats)
     node = slurm.job(job).nodes
+    wait_for(lambda: lines(tmp_path / node), 10, "the first beat")  # what is seen before is a prolog perhaps
     (first, *_) = slurm.processes(job)
     slurm.fail_node(node, by_timeout=True)
     assert slurm.wait_state(job, "PENDING").restarts == 1

@@ -579,13 +579,13 @@ async def test_a_node_without_the_environment(bench: Bench) -> None:
     """What starts there dies; what can start elsewhere does the work."""
     setup = '[ "$SLURMD_NODENAME" != n1 ] || { echo "no such module: env"; exit 3; }'
     names = [f"t{k}" for k in range(6)]
-    tasks = [Task(name=name, folder=bench.folder) for name in names]
-    report = await bench.start(
-        *tasks, pool=SlurmPool(workers=3, setup=[setup], slurm_additional_parameters=ALONE)
-    )
+    tasks = [Task(name=name, what="gate", folder=bench.folder) for name in names]
+    running = bench.start(*tasks, pool=SlurmPool(workers=3, setup=[setup], slurm_additional_parameters=ALONE))
+    await bench.until(lambda: "no such module" in _log(bench), "the end of a job on n1")
+    bench.open(*names)
+    report = await running
     assert report.ok, bench.story()
     assert {attempt.node for name in names for attempt in bench.attempts(name)} <= {"n2", "n3"}
-    assert "no such module" in _log(bench)
 
 
 @pytest.fixture
