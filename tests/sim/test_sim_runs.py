@@ -18,7 +18,7 @@ from tests.sim.sim_artifacts import Item, Limited, Stubborn
 from tests.sim.simulate import path_of, simulate
 
 from furu_async import FuruConfig, Local, RunReport, Scheduler, run_dag
-from furu_async._executors.base import Executor, ExecutorLike
+from furu_async._executors.base import Executor, ExecutorLike, RunPort
 from furu_async._executors.local import LocalExecutor
 from furu_async._executors.runs import CANCEL_SECS
 from furu_async._executors.watcher import Watcher
@@ -347,3 +347,36 @@ def test_a_task_of_ours_that_crashes_ends_the_run_loudly(monkeypatch: pytest.Mon
         return asyncio.get_running_loop().time()
 
     assert run_virtual(main()) < 5 + CANCEL_SECS
+
+
+def test_work_is_seen_off_where_the_task_of_a_scheduler_is_cancelled(
+    root: FuruConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `asyncio.run` does with what its main coroutine left open; an executor takes its time to end what runs."""
+    whole: list[bool] = []
+    release = LocalExecutor.release
+
+    async def slowly(self: LocalExecutor, run: RunPort) -> None:
+        await asyncio.sleep(3)
+        await release(self, run)
+        whole.append(True)
+
+    monkeypatch.setattr(LocalExecutor, "release", slowly)
+    item = Item(number=1)
+
+    async def main() -> float:
+        scheduler = Scheduler(FakeExecutor({Item: Hangs()}))
+        await scheduler.open()
+        run = scheduler.start(item)
+        await asyncio.sleep(5)
+        assert scheduler._host is not None
+        scheduler._host.cancel()
+        began = asyncio.get_running_loop().time()
+        await asyncio.wait([scheduler._host])
+        assert run.done
+        return asyncio.get_running_loop().time() - began
+
+    assert run_virtual(main(), seed=1) <= CANCEL_SECS
+    assert whole == [True]
+    left = look(path_of(str(root.path), item))
+    assert (left.verdict, left.next_generation) == ("free", 2)

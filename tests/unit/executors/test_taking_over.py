@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ from furu_async._runner.messages import TaskResult
 from furu_async._store.liveness import this_owner
 from furu_async._store.records import Claim, End, Owner, encode
 from furu_async.report import Failure
+from furu_async.testing import run_virtual
 
 OTHER_HOST = Owner(host="elsewhere", boot_id="b", pid_ns="1", pid=7, start_time=5)
 
@@ -112,3 +115,24 @@ def test_who_was_replaced_hears_what_the_store_says(published: bool) -> None:
     end = End(generation=1, token="theirs", status=status, failure=None if published else lost)
     desk.answer(r="fenced", n=1, end=encode(end))
     assert [type(event) for event in desk.events] == [Succeeded if published else Failed]
+
+
+@pytest.mark.fault("F19")
+@pytest.mark.parametrize("again", [True, False])
+def test_a_generation_that_is_claimed_again_is_not_ended_by_what_could_not_be_written_before(
+    again: bool,
+) -> None:
+    """A keeper that is started again while the store fails does not hold what the one before it held."""
+
+    async def main() -> None:
+        desk = Desk()
+        desk.answer(r="claimed", n=1)
+        desk.steps.conclude(desk.job, TaskResult(id=1, ok=False, failure=Failure(kind="killed")), "")
+        desk.answer(r="error", errno=errno.EIO, text="Input/output error", path="/store/ends")
+        assert [op[0] for op, _ in desk.asked] == ["claim", "finish"]
+        desk.steps.claim(Job(desk._request(), 2))
+        desk.answer(r="claimed", n=1 if again else 2)
+        await asyncio.sleep(60)
+        assert [op[0] for op, _ in desk.asked] == ["claim", "finish", "claim", *([] if again else ["finish"])]
+
+    run_virtual(main(), seed=1)
