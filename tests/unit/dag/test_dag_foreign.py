@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,7 @@ from furu_async._dag import foreign
 from furu_async._dag.units import Item
 from furu_async._dag.wiring import Wiring
 from furu_async._plan.events import WatchEnded
-from furu_async._slurm.port import JobRow, Rows
+from furu_async._slurm.port import JobRow, Rows, Silence
 from furu_async._store.look import Look
 from furu_async._store.records import Claim
 from furu_async.testing import run_virtual
@@ -23,10 +25,15 @@ CLAIM = Claim(token="0123456789abcdef-0", backend="dag", run_id="other")
 
 
 class Core:
-    """As much of a run as is asked; what store and Slurm say is given look by look, the last one for ever."""
+    """As much of a run as is asked; what store and Slurm say is given look by look, the last one for ever.
 
-    def __init__(self, looks: list[Look], states: list[str]) -> None:
-        self.looks, self.states = looks, states
+    A state that is None: Slurm does not answer.
+    """
+
+    def __init__(self, looks: list[Look], states: Sequence[str | None]) -> None:
+        self.looks, self.states = looks, list(states)
+        self.job, self.name = JOB, "name"
+        self.told_at = 0.0
         self.posted: list[Any] = []
         self.failed: list[Any] = []
         self.wiring = Wiring()
@@ -40,16 +47,19 @@ class Core:
 
     def post(self, event: Any) -> None:
         self.posted.append(event)
+        self.told_at = asyncio.get_running_loop().time()
         if isinstance(event, WatchEnded):
             self.wiring.again("p", 0, "k")
 
     async def patiently(self, _: Callable[..., Any], *args: Any) -> Any:
         look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
-        return foreign._Seen(look, JOB, ("name",), BEAT)
+        return foreign._Seen(look, self.job, ("name",), BEAT)
 
-    async def snapshot(self) -> Rows:
+    async def snapshot(self) -> Rows | Silence:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-        return Rows((JobRow(id=JOB, name="name", state=state),) if state else ())
+        if state is None:
+            return Silence("no answer")
+        return Rows((JobRow(id=JOB, name=self.name, state=state),) if state else ())
 
     def do(self, commands: object) -> None: ...
 
@@ -59,6 +69,12 @@ class Core:
 
 def claimed() -> Look:
     return Look("claimed", 1, CLAIM)
+
+
+def looks_within(secs: float) -> int:
+    """How often a node is looked at in this time, at the least."""
+    pauses = (min(foreign._PAUSE * foreign._GROWTH**n, 10.0) for n in itertools.count())
+    return sum(1 for at in itertools.takewhile(lambda at: at < secs, itertools.accumulate(pauses)))
 
 
 @pytest.mark.fault("F70")
@@ -110,3 +126,58 @@ def test_a_living_job_is_wired_to() -> None:
     core.resolve()
     assert core.wiring.job_of("p") == JOB
     assert core.posted == core.failed == []
+
+
+@pytest.mark.fault("F70")
+@pytest.mark.parametrize("state", ["COMPLETED", ""])
+def test_a_result_of_another_host_may_take_its_time_to_be_seen(state: str) -> None:
+    core = Core([claimed()] * looks_within(20) + [Look("published", 1)], [state])
+    core.resolve()
+    assert core.posted == core.failed == []
+    assert core.wiring.items["p"].phase == "done"
+
+
+@pytest.mark.fault("F36", "F70")
+def test_a_slurm_that_does_not_answer_says_nothing_of_a_job() -> None:
+    core = Core([claimed()], [*[None] * looks_within(500), "RUNNING"])
+    core.resolve()
+    assert core.wiring.job_of("p") == JOB
+    assert core.posted == core.failed == []
+
+
+@pytest.mark.fault("F70")
+def test_an_id_that_slurm_has_given_to_another_job_is_not_wired_to() -> None:
+    core = Core([claimed()], ["RUNNING"])
+    core.name = "somebody else's"
+    core.resolve()
+    assert [event.how for event in core.posted] == ["lost"]
+    assert core.wiring.items["p"].phase != "foreign"
+
+
+@pytest.mark.fault("F70")
+def test_a_job_whose_id_nobody_has_written_yet_is_waited_for() -> None:
+    """Whoever has the claim is just submitting: in Slurm there is nothing of that name."""
+    core = Core([claimed()], [*[""] * looks_within(foreign.ID_SECS), "PENDING"])
+    core.job = ""
+    snapshot = core.snapshot
+
+    async def with_id() -> Rows | Silence:
+        answer = await snapshot()
+        core.job = JOB if len(core.states) == 1 else ""
+        return answer
+
+    core.snapshot = with_id  # type: ignore[method-assign]
+    core.resolve()
+    assert core.wiring.job_of("p") == JOB
+    assert core.posted == core.failed == []
+
+
+@pytest.mark.fault("F70")
+def test_a_job_that_was_there_in_between_is_not_given_up_for_its_absence_before() -> None:
+    """Its id is not known for long: it is seen by its name only, after it had not been seen."""
+    absent, there = looks_within(foreign.ID_SECS + 15), looks_within(60 + foreign.ID_SECS + 15)
+    core = Core([claimed()], [*[""] * absent, *["PENDING"] * (there - absent), ""])
+    core.job = ""
+    core.resolve()
+    assert [event.how for event in core.posted] == ["lost"]
+    assert core.told_at >= 60 + foreign.ID_SECS + 15 + foreign._GONE_SECS - 10
