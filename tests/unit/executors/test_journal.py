@@ -113,3 +113,16 @@ def test_a_journal_that_cannot_be_written_at_the_end_says_so_and_holds_nobody(tm
 
     run_virtual(written(journal, work))
     assert "No such file" in journal.trouble
+
+
+def test_a_journal_without_a_file_ends(tmp_path: Path) -> None:
+    """A run that computes nothing has events and no folder."""
+    journal = Journal()
+
+    async def work() -> None:
+        journal.add(event(1))
+        await asyncio.sleep(1)
+
+    run_virtual(written(journal, work))
+    assert list(tmp_path.iterdir()) == []
+    assert journal.trouble == ""

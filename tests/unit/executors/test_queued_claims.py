@@ -150,10 +150,10 @@ def test_a_job_that_slurm_does_not_have_is_lost(config: FuruConfig) -> None:
 
 
 @pytest.mark.parametrize("state", [None, "raise"])
-def test_without_a_word_from_slurm_it_is_lost_after_the_longest_time(
+def test_without_a_word_from_slurm_it_is_lost_after_the_longest_time_and_not_before(
     state: str | None, config: FuruConfig
 ) -> None:
-    """What Slurm said before does not count for ever either."""
+    """What Slurm said before does not count for ever either, and no answer is not that it has no such job."""
 
     async def main() -> None:
         item = Item(n=1)
@@ -164,6 +164,7 @@ def test_without_a_word_from_slurm_it_is_lost_after_the_longest_time(
         ended = await wait.until_end(2 * config.stale_after_secs)
         assert ended is not None
         assert ended.how == "lost"
+        assert wait.ended[0][1] >= config.stale_after_secs
         await wait.close()
 
     run_virtual(main())
