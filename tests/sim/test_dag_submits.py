@@ -157,3 +157,17 @@ def test_nodes_that_were_claimed_for_jobs_that_never_came_get_others(
         await end_all_tasks()
 
     run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F51")
+def test_an_array_that_is_taken_back_for_smaller_parts_is_not_joined_again(root: FuruConfig) -> None:
+    """Also where it cannot be written that nobody wants it any more."""
+
+    async def main() -> None:
+        world = World(root, max_submit=2)
+        with faulty_storage(errno.EIO, path="*/closed", operation="link", times=None) as faulty:
+            report = await world.run(world.controller(), timeout=2000.0)
+        assert faulty.hits
+        went_well(world, report)
+
+    run_virtual(main(), seed=1)
