@@ -8,7 +8,8 @@ import pytest
 
 from furu_async._slurm.poller import LAST_LOOKS, Poller
 from furu_async._slurm.port import JobRequest
-from furu_async._slurm.withdrawing import Target, is_there, still_ours
+from furu_async._slurm.states import Ended
+from furu_async._slurm.withdrawing import RECENT_SECS, Target, is_there, still_ours
 from furu_async._testing.slurm import SimulatedSlurm
 from furu_async.testing import run_virtual
 
@@ -56,6 +57,46 @@ def test_what_was_just_submitted_need_not_be_seen() -> None:
         await asyncio.sleep(10)
         assert await still_ours(poller, [Target("7", "ours", watch, fresh=True)], until) == []
         assert poller.queries > queries
+        await poller.aclose()
+
+    run_virtual(main(), seed=1)
+
+
+def test_what_the_queue_had_some_seconds_ago_is_not_relied_on() -> None:
+    async def main() -> None:
+        slurm = SimulatedSlurm()
+        poller = Poller(slurm)
+        await submitted(slurm, "ours")
+        watch = poller.track("1", "ours")
+        await asyncio.sleep(300)  # by now the queue is asked for seldom
+        queries = poller.queries
+        while poller.queries == queries:
+            await asyncio.sleep(0.1)
+        slurm.forget_everything()
+        await submitted(slurm, "theirs")
+        while asyncio.get_running_loop().time() - poller.answered_at <= RECENT_SECS:
+            await asyncio.sleep(0.1)
+        assert is_there(watch) is True, "as far as is known"
+        until = asyncio.get_running_loop().time() + 60
+        assert await still_ours(poller, [Target("1", "ours", watch)], until) == []
+        await poller.aclose()
+
+    run_virtual(main(), seed=1)
+
+
+def test_what_was_just_submitted_may_be_missed_for_a_while() -> None:
+    """It is followed, and no answer has shown it yet: it is there all the same, and would stay."""
+
+    async def main() -> None:
+        slurm = SimulatedSlurm()
+        poller = Poller(slurm)
+        watch = poller.track("7", "ours")
+        while is_there(watch) is not False:
+            await poller.snapshot()
+        assert not isinstance(watch.verdict, Ended)
+        until = asyncio.get_running_loop().time() + 60
+        assert await still_ours(poller, [Target("7", "ours", watch)], until) == []
+        assert await still_ours(poller, [Target("7", "ours", watch, fresh=True)], until) == ["7"]
         await poller.aclose()
 
     run_virtual(main(), seed=1)
