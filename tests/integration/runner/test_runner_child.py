@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -281,6 +282,33 @@ async def test_warned_sync_attempt_sees_it_and_its_child_ends(bench: Bench, tmp_
     gone = await bench.gone(child)
     assert gone.expected
     assert gone.not_begun == (later,)
+
+
+async def test_what_a_child_said_before_it_exited_is_heard(bench: Bench, tmp_path: Path) -> None:
+    """Also where its exit is seen first: its result counts, and no attempt was running."""
+    child = await bench.child()
+    task = bench.give(child, Slow(release=tmp_path / "never", text="x"))
+    await bench.begun(task)
+    await bench.printed()
+    child.warn()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # meanwhile this loop sees and hears nothing
+    child._on_exit()
+    gone = await bench.gone(child)
+    assert (gone.running, gone.not_begun) == (None, ())
+    assert (await bench.result(task)).ok
+
+
+async def test_what_has_not_begun_when_a_child_is_closed_does_not_begin(bench: Bench, tmp_path: Path) -> None:
+    child = await bench.child()
+    os.kill(child.pid, signal.SIGSTOP)
+    task = bench.give(child, Slow(release=tmp_path / "never"))
+    closing = asyncio.create_task(child.aclose())
+    await asyncio.sleep(0)
+    os.kill(child.pid, signal.SIGCONT)
+    await closing
+    gone = await bench.gone(child)
+    assert gone.expected
+    assert (gone.running, gone.not_begun) == (None, (task,))
 
 
 async def test_warned_async_attempt_is_cancelled(bench: Bench, tmp_path: Path) -> None:

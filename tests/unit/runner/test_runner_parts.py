@@ -323,6 +323,15 @@ async def test_ids_are_taken_from_both_ends_exactly_once() -> None:
     ends.close()
 
 
+async def test_what_is_not_taken_back_goes_to_the_child_without_a_word_from_it() -> None:
+    """It may sleep until there is something for it."""
+    ends = Ends()
+    ends.link.put_ids(range(5))
+    assert ends.link.take_ids(2) == [4, 3]
+    assert [ends.take() for _ in range(3)] == [0, 1, 2]
+    ends.close()
+
+
 async def test_a_slow_reader_gets_everything() -> None:
     ends = Ends()
     ends.far.setblocking(False)
