@@ -155,7 +155,7 @@ class Pilot:
             work.end("soft", "its run has ended")
         elif state == "silent":
             work.end("soft", "its controller gave no sign of life for a lease")
-        elif not work.tasks and not self._unread:
+        elif not work.tasks and not self._unread and not _writes(work.ask):
             idle = now - work.idle_since
             if idle >= plan.idle:
                 work.end("soft", f"nothing to do for {plan.idle:g} s")
@@ -220,7 +220,7 @@ class Pilot:
         except BlockingTimeout as error:  # no thread can be had: nothing of it was done
             answer = Answer(ask.done, ask.reports, ask.back, unread=ask.unread, trouble=str(error))
         self._hear(answer)
-        return wrote or bool(answer.entries)
+        return (wrote and not answer.trouble) or bool(answer.entries)
 
     def _ask(self, last: bool) -> Ask:
         now, work = self._loop.time(), self.work
@@ -237,7 +237,8 @@ class Pilot:
         ask.unread = self._unread
         ask.lookup = [task.entry.hash for task in work.waiting()]
         if self._trouble:
-            ask.known = {*work.tasks, *(taken.name for taken in self._unread)}
+            unwritten = (*ask.done, *(name for name, _ in (*ask.reports, *ask.back)))
+            ask.known = {*work.tasks, *(taken.name for taken in self._unread), *unwritten}
         return ask
 
     def _is_due(self, what: str, now: float, period: float) -> bool:

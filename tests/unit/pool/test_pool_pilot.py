@@ -391,6 +391,33 @@ async def test_what_it_took_and_was_not_told_of_is_found(home: Home, monkeypatch
     assert any("the store gives trouble" in line for line in log)
 
 
+@pytest.mark.fault("F19")
+@pytest.mark.parametrize("ends", ["well", "badly"])
+async def test_what_it_cannot_report_for_a_while_is_not_taken_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """What is in its folder and has been done is not an entry that it was never told of."""
+    name = home.put(Leaf(n=1))
+    real, loop = queue._move, asyncio.get_running_loop()
+    tries: list[float] = []
+
+    def move(source: str, target: str) -> bool:
+        if target.startswith((home.paths.done, home.paths.failed)) and loop.time() < 60.0:
+            tries.append(loop.time())
+            raise OSError(5, "Input/output error", target)
+        return real(source, target)
+
+    monkeypatch.setattr(queue, "_move", move)
+    script = QUICK if ends == "well" else FakeExecutor(default=Raises(ValueError("no")))
+    pilot = home.worker(script=script)
+    await pilot.run()
+    assert pilot.work.taken == 1
+    assert home.generations(Leaf(n=1)) == 1
+    assert home.done() == ([name] if ends == "well" else [])
+    assert list(home.reports()) == ([] if ends == "well" else [name])
+    assert len(tries) < 400, "it is tried again ever more slowly"
+
+
 @pytest.mark.fault("F57")
 async def test_a_limit_that_fits_no_allocation_of_this_spec_is_a_failure(home: Home) -> None:
     loop = asyncio.get_running_loop()
