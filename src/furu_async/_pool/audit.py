@@ -40,7 +40,7 @@ def look(paths: QueuePaths, followed: Collection[str]) -> Sight:
     sight = Sight()
     for places in queue.waiting(paths).values():
         sight.names.update(places)
-    for wid in queue.names(paths.running):
+    for wid in queue.names(paths.running, ours=True):
         held = queue.running(paths, wid)
         sight.names.update(held)
         if held and wid not in followed:

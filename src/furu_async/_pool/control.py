@@ -125,7 +125,7 @@ class Control:
         self._looked_at = float("-inf")
         self._auditor = audit.Auditor(rules)
         self._audited_at = self._loop.time()
-        self._trouble_since: float | None = None
+        self._trouble_since: dict[str, float] = {}
         self._closed = False
         self._slowest = min(_SLOWEST, max(_FIRST, config.poll_interval_secs / 10))
 
@@ -186,7 +186,7 @@ class Control:
         delay = _FIRST
         unlink: list[str] = []
         while True:
-            found = await self._round(unlink)
+            found, before = await self._round(unlink), unlink
             unlink = self._judge.judge(found)
             await self._look()
             await self._audit()
@@ -198,7 +198,7 @@ class Control:
             busy = bool(unlink) or found.more or self._hurry
             self._hurry = False
             delay = _FIRST if busy else min(delay * _GROWTH, self._slowest)
-            if unlink or found.more:
+            if (unlink and unlink != before) or found.more:  # the same again could not be removed
                 continue
             await self._pause(delay)
 
@@ -209,17 +209,7 @@ class Control:
             )
         except BlockingTimeout as error:
             found = reports.Round(trouble=str(error))
-        now = self._loop.time()
-        if not found.trouble:
-            self._trouble_since = None
-        elif self._trouble_since is None:
-            self._trouble_since = now
-            self._on_trouble(found.trouble)
-        elif now - self._trouble_since > self.config.infra_secs:
-            self._owner.on_broken(
-                f"the queue cannot be read for {self.config.infra_secs:g} s: {found.trouble}"
-            )
-            self._trouble_since = now
+        self._heard("reports", found.trouble)
         return found
 
     async def _look(self) -> None:
@@ -236,14 +226,28 @@ class Control:
         followed = {worker.wid for worker in self.fleet.workers}
         try:
             sight = await DOOR.probe.run(audit.look, self.paths, followed, deadline=_ROUND_SECS)
-        except (OSError, BlockingTimeout):
+        except (OSError, BlockingTimeout) as error:
+            self._heard("audit", str(error))
             return
+        self._heard("audit", "")
         lost, silent = self._auditor.judge(sight, self.tasks, self._loop.time())
         for task in lost:
             _log.warning("the entry of %s is nowhere; it is written again", task.describe())
             self._owner.again(task)
         for wid in silent:
             self.fleet.examine_stranger(wid)
+
+    def _heard(self, look: str, trouble: str) -> None:
+        """What came of a look at the queue; the same one in trouble for too long ends the runs."""
+        now = self._loop.time()
+        if not trouble:
+            self._trouble_since.pop(look, None)
+        elif look not in self._trouble_since:
+            self._trouble_since[look] = now
+            self._on_trouble(trouble)
+        elif now - self._trouble_since[look] > self.config.infra_secs:
+            self._owner.on_broken(f"the queue cannot be read for {self.config.infra_secs:g} s: {trouble}")
+            self._trouble_since[look] = now
 
     async def _pause(self, delay: float) -> None:
         self._wake.clear()

@@ -12,6 +12,7 @@ from furu_async._pool import queue
 from furu_async._pool.entries import WorkerStatus
 from furu_async._pool.sizing import WorkerPhase, WorkerView
 from furu_async._pool.wanted import Task
+from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._slurm.poller import Watch
 from furu_async._slurm.states import Alive, Ended, Verdict
 from furu_async._slurm.tracking import reason_to_wait
@@ -23,6 +24,7 @@ from furu_async._store.records import Claim, Damaged, decode
 from furu_async.report import FailureKind
 
 _TAIL = 2000
+_EXAMINE_SECS = 60.0
 _NEVER_SECS = 3.0
 
 
@@ -253,6 +255,14 @@ def examine(paths: QueuePaths, wid: str, log: str, tasks: dict[str, Task]) -> Re
             Left(each.name, each.generation, each.open, sure, not sure and free and each.generation > 0)
         )
     return Remains(status, known, seen.beat, tail_of(log))
+
+
+async def examined(paths: QueuePaths, worker: Worker, tasks: dict[str, Task]) -> Remains:
+    """`examine`, off the loop."""
+    try:
+        return await DOOR.probe.run(examine, paths, worker.wid, worker.log, tasks, deadline=_EXAMINE_SECS)
+    except BlockingTimeout as error:
+        return Remains(trouble=str(error))
 
 
 def _left(task: Task, name: str, beat: str) -> Left:

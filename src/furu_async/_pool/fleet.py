@@ -18,7 +18,7 @@ from furu_async._plan.leases import LeaseRules
 from furu_async._pool import crew, deaths
 from furu_async._pool.breaker import Breaker
 from furu_async._pool.copies import Copies
-from furu_async._pool.crew import Gone, Remains, Worker
+from furu_async._pool.crew import Gone, Worker
 from furu_async._pool.entries import WorkerStatus, worker_id
 from furu_async._pool.wanted import Task
 from furu_async._pool.withdrawing import withdraw, withdraw_all
@@ -232,16 +232,13 @@ class Fleet:
         self._keep(self._examine(worker, ended, mute), "furu pool examine")
 
     async def _examine(self, worker: Worker, ended: Ended | None, mute: bool = False) -> None:
-        while True:
-            try:
-                remains = await DOOR.probe.run(
-                    crew.examine, self.paths, worker.wid, worker.log, self._tasks, deadline=_EXAMINE_SECS
-                )
-            except BlockingTimeout as error:
-                remains = Remains(trouble=str(error))
-            if not remains.trouble or self.closing:
-                break
-            _log.warning("what worker %s left cannot be seen, tried again: %s", worker.wid, remains.trouble)
+        since = self._loop.time()
+        while (remains := await crew.examined(self.paths, worker, self._tasks)).trouble and not self.closing:
+            text = f"what worker {worker.wid} left cannot be seen: {remains.trouble}"
+            _log.warning("%s; tried again", text)
+            if self._loop.time() - since > self._submitter.rules.infra_secs:
+                self._on_broken(text)
+                since = self._loop.time()
             await asyncio.sleep(_AGAIN_SECS)
         worker.status = remains.status or worker.status
         young = ""

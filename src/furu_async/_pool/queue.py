@@ -142,7 +142,7 @@ def load_report(paths: QueuePaths, name: str) -> Report | None:
 def waiting(paths: QueuePaths) -> dict[str, dict[str, Place]]:
     """Everything in ``todo/``: by spec key, where each entry is. For who takes a queue over; a listing a bucket."""
     found: dict[str, dict[str, Place]] = {}
-    for spec_key in names(paths.todo):
+    for spec_key in names(paths.todo, ours=True):
         for bucket in filter(is_bucket, names(f"{paths.todo}/{spec_key}")):
             place = Place(spec_key, bucket)
             for name in names(f"{paths.todo}/{spec_key}/{bucket}"):
@@ -298,9 +298,7 @@ def wishes(paths: QueuePaths) -> tuple[list[str], list[str]]:
     """Names of the entries that the controller wants no more, and of those that it wants back if nobody is at them."""
     there = names(paths.cancel)
     cut = [name.removesuffix(_BACK) for name in there if name.endswith(_BACK)]
-    return [name for name in there if parse_entry_name(name)], [
-        name for name in cut if parse_entry_name(name)
-    ]
+    return list(filter(parse_entry_name, there)), list(filter(parse_entry_name, cut))
 
 
 def forget_cancel(paths: QueuePaths, name: str) -> None:
@@ -317,22 +315,24 @@ def is_closed(paths: QueuePaths) -> bool:
 # -- both ------------------------------------------------------------------------------------------------------
 
 
-def names(folder: str) -> list[str]:
-    """What is in a folder; nothing if there is none. Private names of files that are being written are left out."""
+def names(folder: str, ours: bool = False) -> list[str]:
+    """What is in a folder but private names; nothing if there is none, or, unless it is ``ours``, something else."""
     try:
         return [name for name in fs.listdir(folder) if not name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
+        if ours and atomic.exists(folder):
+            raise
         return []
 
 
 def done(paths: QueuePaths) -> list[str]:
-    """What is in ``done/``."""
-    return names(paths.done)
+    """What is in ``done/``. Raises as `names`."""
+    return names(paths.done, ours=True)
 
 
 def failed(paths: QueuePaths) -> list[str]:
     """What is in ``failed/``."""
-    return names(paths.failed)
+    return names(paths.failed, ours=True)
 
 
 def running(paths: QueuePaths, wid: str) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from furu_async._pool import queue
 from furu_async._pool.entries import UNREADABLE, Report
 from furu_async._pool.wanted import CANCELLED, Task
-from furu_async._store import atomic
+from furu_async._store import fs
 from furu_async._store.artifacts import look
 from furu_async._store.layout import ArtifactPaths, QueuePaths, parse_entry_name
 from furu_async._store.marker import read_marker
@@ -77,7 +77,7 @@ def look_round(paths: QueuePaths, known: Mapping[str, Task], unlink: Sequence[st
         unlink: paths of what was judged before.
     """
     for path in unlink:
-        atomic.try_unlink(path)
+        _remove(paths, path)
     found = Round()
     try:
         _look_at_done(paths, known, found)
@@ -85,6 +85,15 @@ def look_round(paths: QueuePaths, known: Mapping[str, Task], unlink: Sequence[st
     except OSError as error:
         found.trouble = f"{error.filename or paths.base}: {error.strerror or error}"
     return found
+
+
+def _remove(paths: QueuePaths, path: str) -> None:
+    try:
+        fs.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a folder, say: left there, it would be late for ever
+        queue.set_aside(paths, path, f"it cannot be removed: {error.strerror or error}")
 
 
 def _look_at_done(paths: QueuePaths, known: Mapping[str, Task], found: Round) -> None:

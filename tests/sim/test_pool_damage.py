@@ -1,0 +1,152 @@
+"""Foreign and damaged files in what a pool's controller and its workers share, and what cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.local.test_bad_input import DAMAGE
+from tests.sim.pool_sim import World, until
+from tests.sim.sim_artifacts import Item
+
+from furu_async._pool import crew
+from furu_async.errors import FuruExecutorError
+from furu_async.testing import FakeExecutor, Returns, run_virtual
+
+LONG = FakeExecutor(default=Returns(1, after=30.0))
+
+KINDS = ("empty", "binary", "huge", "newer", "a folder", "a pipe", "a link to outside", "a loop")
+
+PLACES = (
+    "queue/todo/KEY/foreign", "queue/todo/KEY/BUCKET/NAME", "queue/running/WID/NAME", "queue/running/foreign",
+    "queue/done/foreign", "queue/done/NAME", "queue/failed/foreign", "queue/failed/NAME", "queue/cancel/foreign",
+    "queue/bad", "workers/WID/status.json", "workers/foreign", "submissions/foreign", "submissions/SID/job-1",
+    "pool.json", "journal.jsonl", "run.json", "claims/1",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.getLogger("furu_async").setLevel(logging.CRITICAL)
+    yield
+    logging.getLogger("furu_async").setLevel(logging.NOTSET)
+
+
+def home_of(world: World) -> Path:
+    (folder,) = (each for each in (Path(world.root) / "runs").iterdir() if not each.name.startswith("."))
+    return folder
+
+
+def found(folder: Path, pattern: str) -> Path:
+    return min(folder.glob(pattern))
+
+
+def path_of(home: Path, place: str) -> Path:
+    """Where that is at this moment; there are entries that wait, and others that workers have."""
+    waits, taken = found(home, "queue/todo/*/*/*.*"), found(home, "queue/running/*/*.*")
+    names = {
+        "KEY": waits.parent.parent.name,
+        "BUCKET": waits.parent.name,
+        "NAME": taken.name if "running" in place else waits.name,
+        "WID": taken.parent.name,
+        "SID": found(home, "submissions/*").name,
+    }
+    return home.joinpath(*(names.get(part, part) for part in place.split("/")))
+
+
+def put(path: Path, what: str, outside: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    DAMAGE[what](path, outside)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "outside"
+    (folder / "folder").mkdir(parents=True)
+    (folder / "file").write_text("somebody else's")
+    yield folder
+    assert (folder / "file").read_text() == "somebody else's"
+    assert list((folder / "folder").iterdir()) == []
+
+
+@pytest.mark.fault("F78", "F112")
+@pytest.mark.parametrize("place", PLACES)
+def test_damage_to_what_controller_and_workers_share_is_got_over(
+    place: str, tmp_path: Path, outside: Path
+) -> None:
+    items = [Item(number=n) for n in range(6)]
+
+    async def one(what: str, root: Path) -> dict[str, int]:
+        world = World(root, LONG)
+
+        async def spoil(run: Any, executor: Any) -> None:
+            await until(lambda: len(world.working()) == 2)
+            put(path_of(home_of(world), place), what, outside)
+
+        report = await world.run(*items, meanwhile=spoil, pool=world.pool(workers=2), timeout=600.0)
+        return dict(report.counts)
+
+    problems = []
+    for number, what in enumerate(KINDS):
+        try:
+            counts = run_virtual(one(what, tmp_path / f"store-{number}"), patience=20)
+        except Exception as error:
+            problems.append(f"{what}: {error!r}")
+            continue
+        if counts["created"] != 6:
+            problems.append(f"{what}: {counts}")
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.fault("F19")
+def test_a_queue_that_cannot_be_listed_ends_the_run_with_its_path(tmp_path: Path, outside: Path) -> None:
+    """Workers see nothing to do and end, and others take their place: that must not go on for ever."""
+    items = [Item(number=n) for n in range(4)]
+    paths = []
+
+    async def main() -> float:
+        world = World(tmp_path / "store", LONG)
+
+        async def spoil(run: Any, executor: Any) -> None:
+            await until(lambda: len(world.working()) == 2)
+            paths.append(found(home_of(world), "queue/todo/*"))
+            put(paths[0], "a loop", outside)
+
+        with pytest.raises(FuruExecutorError) as raised:
+            await world.run(*items, meanwhile=spoil, pool=world.pool(workers=2), timeout=5000.0)
+        assert "the queue cannot be read" in str(raised.value)
+        assert str(paths[0]) in str(raised.value)
+        return asyncio.get_running_loop().time()
+
+    assert 900 < run_virtual(main(), patience=20) < 1100
+
+
+@pytest.mark.fault("F19")
+def test_what_a_dead_worker_left_and_cannot_be_seen_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(*_: Any) -> crew.Left:
+        raise OSError(errno.EIO, "Input/output error", "the folder of a node")
+
+    async def main() -> float:
+        world = World(tmp_path / "store", LONG)
+
+        async def kill(run: Any, executor: Any) -> None:
+            (job,) = await until(world.working)
+            world.kill(job)
+
+        with pytest.raises(FuruExecutorError, match="cannot be seen: the folder of a node"):
+            await world.run(Item(number=1), meanwhile=kill, pool=world.pool(workers=1), timeout=5000.0)
+        return asyncio.get_running_loop().time()
+
+    monkeypatch.setattr(crew, "_left", blind)
+    assert 900 < run_virtual(main(), patience=20) < 1100
