@@ -20,6 +20,7 @@ from furu_async._dag.tracks import Core, Sub, Track
 from furu_async._plan.events import Elsewhere, Failed, Started, Succeeded, TakenBack
 from furu_async._slurm.states import Alive, Ended
 from furu_async._slurm.tracking import Change
+from furu_async.errors import FuruExecutorError
 from furu_async.report import Failure, FailureKind
 
 VISIBLE_SECS = 30.0
@@ -27,6 +28,9 @@ VISIBLE_SECS = 30.0
 
 _FIRST, _SLOWEST, _GROWTH = 0.1, 1.5, 1.1
 """Seconds between looks: a result is seen within a tenth of the time that it was waited for, or the slowest."""
+
+_TELL_SECS = 5.0
+"""After which it is told that the store gives no information."""
 
 _BATCH = 256
 
@@ -173,6 +177,7 @@ class Following:
             if number % 50 == 49:
                 await asyncio.sleep(0)
             if sight.error:
+                self._no_information(track, sight.error, now)
                 continue
             if sight.generation > track.node.supersede:  # which is set aside when its job is claimed
                 self._succeeded(track, sight)
@@ -186,6 +191,20 @@ class Following:
                 endings.append((track, failure))
         if endings:
             await self._end(endings)
+
+    def _no_information(self, track: Track, error: str, now: float) -> None:
+        """The store does not say how a job that is over ended: told, and waited out like any trouble.
+
+        Raises:
+            FuruExecutorError: it has not for ``FURU_INFRA_SECS``.
+        """
+        waited = now - track.since if track.ended is not None and track.since is not None else 0.0
+        if waited < _TELL_SECS:
+            return
+        text = f"job {track.job_id} of {track.node.name} has ended, and the store does not say how: {error}"
+        if waited >= self.core.shared.config.infra_secs:
+            raise FuruExecutorError(f"the store {self.core.run.root} gives trouble: {text}")
+        self.core.run.note(text)
 
     def _succeeded(self, track: Track, sight: Sight) -> None:
         track.over, track.created = True, sight.created

@@ -188,7 +188,7 @@ def read_order(paths: SubmissionPaths) -> Order | None:
     path = order_path(paths)
     try:
         return decode(Order, atomic.read_bytes(path), path)
-    except (Damaged, FileNotFoundError):
+    except (Damaged, FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -200,7 +200,7 @@ def read_outcome(path: str) -> Outcome | None:
     """
     try:
         return decode(Outcome, atomic.read_bytes(path), path)
-    except (Damaged, FileNotFoundError):
+    except (Damaged, FileNotFoundError, NotADirectoryError):
         return None
 
 

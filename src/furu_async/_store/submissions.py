@@ -112,6 +112,10 @@ def read(paths: SubmissionPaths) -> Submission:
         OSError: it cannot be read now.
     """
     tries: list[TryState] = []
+    try:
+        atomic.check_folders(paths.base)
+    except Damaged:  # each try would look like a damaged one
+        return Submission()
     while len(tries) < MOST_TRIES:
         k = len(tries) + 1
         try:
@@ -222,7 +226,7 @@ def _rule(paths: SubmissionPaths, k: int, mine: Ruling) -> Ruling:
 def _load(cls: type[T], path: str) -> T | None:
     try:
         return decode(cls, atomic.read_bytes(path), path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
