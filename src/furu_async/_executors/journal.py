@@ -7,6 +7,8 @@ it which attempts had begun; without it they cost nothing.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import anyio
@@ -17,6 +19,9 @@ from furu_async._store import atomic
 from furu_async.report import RunEvent
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from io import FileIO
+
     from aiofiles.threadpool.binary import AsyncBufferedIOBase, AsyncFileIO
 
 _ENCODER = msgspec.json.Encoder()
@@ -93,22 +98,32 @@ class Journal:
                 self._wake.set()
 
     async def _write(self) -> None:
-        import aiofiles
-
         # As a context manager it would be closed in the loop's own threads, for which asyncio.run waits.
-        file = await aiofiles.open(self._path, "ab", buffering=0, executor=DOOR.logs, opener=atomic.open_file)
+        from aiofiles.threadpool import wrap
+
+        opening = DOOR.logs.submit(_open, self._path)
         try:
-            await self._append(file)
+            file = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unused)
+            raise
+        try:
+            await self._append(wrap(file, executor=DOOR.logs))
         finally:
-            with anyio.move_on_after(_CLOSE_SECS, shield=True):  # also where a bug ends the run
-                await file.close()
+            # Also where a bug ends the run. It is not taken back when the store is too slow: it comes in its turn.
+            closing = asyncio.wrap_future(DOOR.logs.submit(file.close))
+            with anyio.move_on_after(_CLOSE_SECS, shield=True):
+                await asyncio.shield(closing)
 
     async def _append(self, file: AsyncBufferedIOBase | AsyncFileIO) -> None:
         while True:
             if self._lines:
                 lines, self._lines = self._lines, []
+                data = self._head + b"\n".join(lines) + b"\n"
                 try:
-                    await file.write(self._head + b"\n".join(lines) + b"\n")
+                    # As much as there was room for: the rest may find none either, and then the next try says why.
+                    if await file.write(data) != len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 except OSError:
                     # A part of it may be there; a line twice does no harm.
                     self._head, self._lines = b"\n", [*lines, *self._lines][-_MOST_LINES:]
@@ -121,6 +136,16 @@ class Journal:
             if not self._closed.is_set():
                 await self._wake.wait()
                 self._wake.clear()
+
+
+def _open(path: str) -> FileIO:
+    return open(path, "ab", buffering=0, opener=atomic.open_file)
+
+
+def _close_unused(opening: Future[FileIO]) -> None:
+    """Close a file that was opened when nobody waited for it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _slim(event: RunEvent) -> dict[str, object]:

@@ -6,16 +6,18 @@ import asyncio
 import errno
 import json
 import os
+import threading
 from collections.abc import Awaitable, Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import aiofiles
 import pytest
 
+from furu_async._executors import journal as journals
 from furu_async._executors.journal import Journal
 from furu_async.report import RunEvent
-from furu_async.testing import run_virtual
+from furu_async.testing import VirtualLoop, run_virtual
 
 
 def event(number: int) -> RunEvent:
@@ -62,34 +64,27 @@ def test_what_could_not_be_written_is_written_when_that_goes_again(tmp_path: Pat
     assert journal.trouble == ""
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["error", "short count"])
 def test_a_write_that_failed_half_way_spoils_no_other_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "journal.jsonl"
     journal = Journal()
-    real = aiofiles.open
     failures = [2]
 
-    class Half:
-        """A file of which the first writes write a half and fail."""
+    class Half(FileIO):
+        """A file of which the first writes write a half and fail, or only say how much they have written."""
 
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        async def write(self, data: bytes) -> int:
-            if failures[0]:
-                failures[0] -= 1
-                await self.file.write(data[: len(data) // 2])
+        def write(self, data: Any) -> int:
+            if not failures[0]:
+                return super().write(data)
+            failures[0] -= 1
+            count = super().write(data[: len(data) // 2])
+            if told:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return int(await self.file.write(data))
+            return count
 
-        async def close(self) -> None:
-            await self.file.close()
-
-    async def half(*args: Any, **kwargs: Any) -> Half:
-        return Half(await real(*args, **kwargs))
-
-    monkeypatch.setattr(aiofiles, "open", half)
+    monkeypatch.setattr(journals, "_open", lambda path: Half(path, "ab"))
 
     async def work() -> None:
         journal.open(str(path))
@@ -101,6 +96,76 @@ def test_a_write_that_failed_half_way_spoils_no_other_line(
     found = numbers(path)
     assert sorted(set(found)) == list(range(10))
     assert found[-10:] == list(range(10))
+
+
+@pytest.mark.fault("F33", "F98")
+@pytest.mark.parametrize("hung", [False, True], ids=["quick", "hung"])
+def test_no_file_stays_open_whenever_the_journal_is_cancelled(
+    hung: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is opened after the cancellation is closed too; one that cannot be closed in time, later."""
+    opened: list[FileIO] = []
+    real = journals._open
+
+    def kept(path: str) -> FileIO:
+        opened.append(real(path))
+        return opened[-1]
+
+    monkeypatch.setattr(journals, "_open", kept)
+
+    async def main(turns: int) -> bool:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        journal = Journal()
+        task = loop.create_task(journal.run())
+        journal.open(str(tmp_path / "journal.jsonl"))
+        journal.add(event(turns))
+        end = loop.steps + turns
+        while loop.steps < end and not opened:
+            await asyncio.sleep(0.0001)
+        for _ in range(turns):
+            await asyncio.sleep(0.0001)
+        if hung:
+            loop.hang("logs", 3600.0)
+        journal.add(event(turns))
+        await asyncio.sleep(0.0001 * turns)
+        began = loop.time()
+        task.cancel()
+        await asyncio.wait([task])
+        assert loop.time() - began < 2
+        return bool(opened)
+
+    times = [run_virtual(main(turns), seed=turns) for turns in range(40)]
+    assert any(times)
+    assert all(file.closed for file in opened)
+
+
+@pytest.mark.fault("F98")
+async def test_a_file_that_a_thread_opens_after_the_cancellation_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    opened: list[FileIO] = []
+    real = journals._open
+
+    def slow(path: str) -> FileIO:
+        begun.set()
+        go.wait(30)
+        opened.append(real(path))
+        return opened[-1]
+
+    monkeypatch.setattr(journals, "_open", slow)
+    journal = Journal()
+    task = asyncio.get_running_loop().create_task(journal.run())
+    journal.open(str(tmp_path / "journal.jsonl"))
+    assert await asyncio.to_thread(begun.wait, 30)
+    task.cancel()
+    await asyncio.wait([task], timeout=30)
+    assert task.cancelled()
+    go.set()
+    async with asyncio.timeout(30):
+        while not (opened and opened[0].closed):
+            await asyncio.sleep(0.01)
 
 
 def test_a_journal_that_cannot_be_written_at_the_end_says_so_and_holds_nobody(tmp_path: Path) -> None:
