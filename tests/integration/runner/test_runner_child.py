@@ -311,6 +311,19 @@ async def test_what_has_not_begun_when_a_child_is_closed_does_not_begin(bench: B
     assert (gone.running, gone.not_begun) == (None, (task,))
 
 
+async def test_a_child_that_is_to_be_replaced_begins_nothing_more(bench: Bench) -> None:
+    child, other = await bench.child(), await bench.child()
+    first = bench.task(child, Number(n=1), fresh=True)
+    second = bench.task(child, Number(n=2))
+    child.give(first, second)
+    assert (await bench.result(first)).dirty
+    await bench.run(other, Number(n=3))  # meanwhile it would have begun
+    assert child.take_back() == [second]
+    await child.aclose()
+    assert (await bench.gone(child)).running is None
+    assert not any(isinstance(said, TaskBegun) and said.id == second.id for said in bench.messages)
+
+
 async def test_warned_async_attempt_is_cancelled(bench: Bench, tmp_path: Path) -> None:
     child = await bench.child()
     task = bench.give(child, SlowAsync(note=tmp_path / "note"))

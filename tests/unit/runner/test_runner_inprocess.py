@@ -17,6 +17,7 @@ from furu_async._runner import inprocess
 from furu_async._runner.inprocess import run_in_thread, run_inline
 from furu_async._runner.loading import bound_to_published, load_result
 from furu_async._runner.messages import TaskSpec
+from furu_async._runtime.blocking import Lane
 from furu_async._store import artifacts, results
 from furu_async._store.card import Card
 from furu_async._store.layout import ArtifactPaths, RunPaths
@@ -114,6 +115,24 @@ async def test_cancelling_asks_a_thread_to_stop(cls: type[Furu[int]], how: str, 
         with pytest.raises(asyncio.CancelledError):
             await running
         while inprocess.LANE.pending:
+            await asyncio.sleep(0.005)
+    assert ended == [how]
+
+
+@pytest.mark.parametrize(("cls", "how"), [(Waits, "async"), (WaitsSync, "sync")])
+async def test_an_attempt_that_is_to_stop_before_it_has_a_thread_ends(
+    cls: type[Furu[int]], how: str, tmp_path: Path
+) -> None:
+    lane, free, obj = Lane("one attempt", 1), threading.Event(), cls()
+    lane.submit(free.wait, 60)
+    running = asyncio.ensure_future(run_in_thread(task_for(obj, tmp_path), obj, lane))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    free.set()
+    async with asyncio.timeout(20):
+        while lane.pending:
             await asyncio.sleep(0.005)
     assert ended == [how]
 

@@ -482,3 +482,18 @@ def test_lifeline(number: str, how: str) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.fault("F103")
+def test_a_supervisor_that_died_before_the_lifeline_was_bound() -> None:
+    near, far = os.pipe()
+    os.close(far)
+    code = (
+        "import sys; from furu_async._runner import lifeline; lifeline.bind(int(sys.argv[1])); print('lives')"
+    )
+    command = [sys.executable, "-c", code, str(near)]
+    done = subprocess.run(
+        command, pass_fds=[near], start_new_session=True, stdout=subprocess.PIPE, check=False
+    )
+    os.close(near)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")
