@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +13,7 @@ from furu_async._dag import claims, following
 from furu_async._dag.claims import Sight
 from furu_async._dag.following import Following
 from furu_async._dag.tracks import Sub, Track
-from furu_async._plan.events import Failed, Started, Succeeded, TakenBack
+from furu_async._plan.events import Elsewhere, Failed, Started, Succeeded, TakenBack
 from furu_async._slurm.states import judge
 from furu_async._slurm.tracking import Change
 from furu_async.report import Failure
@@ -67,6 +67,9 @@ class Core:
         if fn is claims.end_all:
             self.ended += args[2]
         return answer
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
 
     def says(self, state: str, reason: str = "", restarted: bool = False) -> None:
         """Slurm says this of the job."""
@@ -231,3 +234,54 @@ def test_a_job_that_was_cancelled_for_the_core_is_taken_back_or_cancelled(began:
     core = follow(main)
     assert core.told == ([Started, "cancelled"] if began else [TakenBack])
     assert core.wired == []
+
+
+def test_a_job_that_runs_is_not_taken_back_before_it_has_ended() -> None:
+    async def main(core: Core) -> None:
+        core.says("RUNNING")
+        await asyncio.sleep(10)
+        core.track.stopping = True
+        core.following.dropped(core.track, core.track.uid)  # `scancel` was called
+        await asyncio.sleep(20)
+        assert core.told == [Started]
+        core.says("CANCELLED")
+        await asyncio.sleep(20)
+
+    assert follow(main).told == [Started, "cancelled"]
+
+
+@pytest.mark.fault("F94")
+def test_attempts_that_a_job_made_by_itself_count() -> None:
+    async def main(core: Core) -> None:
+        failures = [Failure(kind=kind, message="no") for kind in ("compute", "killed", "compute")]
+        core.sight = Sight(outcome=(failures, True, False))
+        core.says("FAILED")
+        await asyncio.sleep(20)
+
+    core = follow(main)
+    assert core.told == [Started, "compute"]
+    assert core.track.used == {"compute": 2, "killed": 1}
+    assert core.track.node.history == ("compute: no", "killed: no")
+
+
+@pytest.mark.fault("F70")
+def test_whoever_waits_for_somebody_else_knows_which_generation_is_claimed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A listing of the store may be older than what claiming it has met."""
+    resolved: list[bool] = []
+
+    async def resolve(core: Any, track: Track, again: bool) -> None:
+        resolved.append(again)
+
+    monkeypatch.setattr(following, "resolve", resolve)
+
+    async def main(core: Core) -> None:
+        core.following.foreign(core.track, claims.Answer(what="foreign", generation=3, text="somebody"))
+        await asyncio.sleep(1)
+
+    core = follow(main)
+    assert core.told == [Elsewhere]
+    assert core.track.node.held == 3
+    assert core.track.uid == 0
+    assert resolved == [True], "it has a job in Slurm"
