@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,35 @@ def counting(campaign: str) -> Iterator[Counts]:
     finally:
         FOLDER.mkdir(parents=True, exist_ok=True)
         (FOLDER / f"{uuid.uuid4().hex}.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")
+
+
+def chosen(trial: int) -> bool:
+    """Whether a trial is to be made: one of many that failed is made alone with ``FURU_LAB_TRIAL``."""
+    only = os.environ.get("FURU_LAB_TRIAL")
+    return only is None or only == str(trial)
+
+
+def command(trial: int | None = None) -> str:
+    """The command line that repeats the test that runs now, or one trial of it."""
+    kept = [f"{name}={value}" for name, value in sorted(os.environ.items()) if _is_ours(name)]
+    if trial is not None:
+        kept.append(f"FURU_LAB_TRIAL={trial}")
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    return " ".join([*kept, "python -m pytest -p no:randomly", shlex.quote(test)])
+
+
+def _is_ours(name: str) -> bool:
+    return (name.startswith("FURU_LAB_") and name != "FURU_LAB_TRIAL") or name == "FURU_CHAOS_SEED"
+
+
+@contextmanager
+def repeatable(what: str, trial: int | None = None) -> Iterator[None]:
+    """Let what is raised inside say what was tried, and the command that repeats it."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"{what}; again with: {command(trial)}")
+        raise
 
 
 def split(campaign: str, parts: int) -> list[tuple[int, int]]:

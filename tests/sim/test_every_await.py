@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.laboratory import Counts, counting
+from tests.laboratory import Counts, counting, repeatable
 from tests.sim.sim_artifacts import Item, Stubborn
 from tests.sim.simulate import path_of
 from tests.sim.test_sim_runs import Inline
@@ -206,17 +206,18 @@ def at_every_turn(
             if start is not None:
                 shutil.copytree(start, store)
             Fails.failed = False
-            system.pid = 2
-            whole, _ = live(store, targets, executor, step)
-            check_claims(store, system, counts)
-            if whole:
-                return step
-            counts.trials += 1
-            system.pid = 3
-            whole, loop = live(store, targets, CALM)
-            assert whole
-            assert loop.time() < 60.0, f"cancelled at {step}, the same call took {loop.time()} s"
-            check_claims(store, system, counts)
+            with repeatable(f"cancelled at turn {step}"):
+                system.pid = 2
+                whole, _ = live(store, targets, executor, step)
+                check_claims(store, system, counts)
+                if whole:
+                    return step
+                counts.trials += 1
+                system.pid = 3
+                whole, loop = live(store, targets, CALM)
+                assert whole
+                assert loop.time() < 60.0, f"cancelled at {step}, the same call took {loop.time()} s"
+                check_claims(store, system, counts)
             shutil.rmtree(store)
 
 

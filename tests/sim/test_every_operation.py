@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.laboratory import Counts, counting
+from tests.laboratory import Counts, counting, repeatable
 from tests.sim.sim_artifacts import Item, Stubborn
 from tests.sim.simulate import path_of
 
@@ -202,10 +202,11 @@ def try_one(root: Path, counts: Counts, faulty: Nth) -> Trial:
     """One trial in a fresh store."""
     counts.trials += 1
     trial = Trial(root / str(counts.trials))
-    trial.live(faulty)
-    assert faulty.hits
-    first, total = trial.error, sum(trial.computed.values())
-    trial.check(counts)
+    with repeatable(f"operation {faulty._n} fails with errno {faulty._number}"):
+        trial.live(faulty)
+        assert faulty.hits
+        first, total = trial.error, sum(trial.computed.values())
+        trial.check(counts)
     trial.error, trial.total = first, total
     shutil.rmtree(trial.root)
     return trial

@@ -24,7 +24,7 @@ from furu_async._testing.storage import SimulatedStorage, StorageFaults
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.laboratory import Counts, counting
+from tests.laboratory import Counts, counting, repeatable
 
 SEEDS = max(1, round(4 * SCALE))
 
@@ -152,6 +152,7 @@ def test_after_a_power_loss_in_any_step_the_next_one_goes_on(
             k, more = 0, True
             while more:
                 root = Path(tempfile.mkdtemp(dir=tmp_path))
-                more = crash(name, root, k, StorageFaults(torn=torn, nameless=nameless), seed, counts)
+                with repeatable(f"crashed before call {k} with seed {seed}"):
+                    more = crash(name, root, k, StorageFaults(torn=torn, nameless=nameless), seed, counts)
                 k += 1
         assert counts.trials > SEEDS

@@ -78,3 +78,17 @@ def test_tests_that_cannot_be_collected_are_a_failure(
     (elsewhere / "tests" / "unit" / "test_some.py").write_text("import nothing_of_the_kind\n")
     assert check.main(["unit"]) == 1
     assert capfd.readouterr().out.splitlines()[-1] == "0 passed, 1 failed"
+
+
+def test_a_trial_that_fails_says_how_to_repeat_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FURU_LAB_KILLS", "500")
+    monkeypatch.delenv("FURU_LAB_TRIAL", raising=False)
+    assert laboratory.chosen(7)
+    with pytest.raises(ValueError, match="no") as raised, laboratory.repeatable("seed 7", 7):
+        raise ValueError("no")
+    (note,) = raised.value.__notes__
+    assert note.startswith("seed 7; again with: ")
+    assert "FURU_LAB_KILLS=500 FURU_LAB_TRIAL=7 python -m pytest" in note
+    assert note.endswith("test_check.py::test_a_trial_that_fails_says_how_to_repeat_it")
+    monkeypatch.setenv("FURU_LAB_TRIAL", "7")
+    assert (laboratory.chosen(7), laboratory.chosen(70)) == (True, False)
