@@ -43,8 +43,6 @@ from furu_async.testing import (
     tmp_root,
 )
 
-# A journal that hangs while it is being written is given up with its file open.
-pytestmark = pytest.mark.filterwarnings("ignore:.*unclosed file.*", "ignore:.*journal.jsonl.*")
 
 
 @pytest.fixture(autouse=True)

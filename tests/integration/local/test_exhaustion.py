@@ -50,8 +50,6 @@ def paths_of(item: Item) -> ArtifactPaths:
 # -- threads -----------------------------------------------------------------------------------------------------
 
 
-# A journal that cannot be ended is given up with its file open.
-@pytest.mark.filterwarnings("ignore:.*unclosed file.*", "ignore:.*journal.jsonl.*")
 @pytest.mark.fault("F107")
 @pytest.mark.parametrize("lane", ["user", "logs", "probe", "process"])
 async def test_a_lane_whose_threads_are_all_busy_holds_up_no_other(lane: str) -> None:
