@@ -430,6 +430,23 @@ def test_bodies_of_tasks_taken_back_are_dropped_and_their_entries_stay() -> None
     far.close()
 
 
+def test_a_child_that_sleeps_wakes_up_for_a_task_and_for_the_end_of_its_supervisor() -> None:
+    near, far = socket.socketpair()
+    ids, ids_back = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ids_back.setblocking(False)
+    channel = Channel(far.fileno(), ids_back.fileno())
+    ids.send((7).to_bytes(messages.ID_BYTES, "big"))
+    assert channel.wait()
+    assert channel.poll_id() == 7
+    near.close()
+    with pytest.raises(ChannelLost) as caught:
+        channel.wait()
+    assert not caught.value.closed_here
+    channel.await_end()
+    for end in (ids, ids_back, far):
+        end.close()
+
+
 # -- ends --------------------------------------------------------------------------------------------------------------
 
 
