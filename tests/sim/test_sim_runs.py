@@ -44,7 +44,6 @@ from furu_async.testing import (
 )
 
 
-
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path) -> Iterator[FuruConfig]:
     logging.getLogger("furu_async").setLevel(logging.ERROR)
