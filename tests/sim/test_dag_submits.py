@@ -15,10 +15,11 @@ from tests.sim.test_dag_ends import end_all_tasks
 from tests.sim.test_dag_runs import World
 
 from furu_async import FuruConfig, SlurmDag
-from furu_async._dag import orders, submitting
+from furu_async._dag import claims, orders, submitting
 from furu_async._pool.objects_log import ObjectsReader
 from furu_async._slurm.port import JobRequest, Refused, SubmitAnswer
 from furu_async._store.layout import RunPaths
+from furu_async._testing.strangers import Stranger
 from furu_async.report import RunReport
 from furu_async.testing import faulty_storage, run_virtual, tmp_root
 
@@ -169,5 +170,39 @@ def test_an_array_that_is_taken_back_for_smaller_parts_is_not_joined_again(root:
             report = await world.run(world.controller(), timeout=2000.0)
         assert faulty.hits
         went_well(world, report)
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F70")
+def test_an_array_has_no_task_for_a_node_that_somebody_else_has_made(
+    root: FuruConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its result comes when the array's nodes are being claimed."""
+    claim_all = claims.claim_all
+    sizes: list[int] = []
+
+    class Counting(Line):
+        async def submit(self, request: JobRequest) -> SubmitAnswer:
+            last = request.options.get("array", "0-0").partition("-")[2]
+            sizes.append(int(last) + 1)
+            return await super().submit(request)
+
+    async def main() -> None:
+        world = World(root)
+        theirs = next(obj for obj in world.jobs.objs.values() if getattr(obj, "name", "") == "a1")
+
+        def late(store: str, run_id: str, wanted: Any) -> Any:
+            other = Stranger(store, theirs)
+            if other.claim():
+                assert other.publish(1)
+            return claim_all(store, run_id, wanted)
+
+        monkeypatch.setattr(claims, "claim_all", late)
+        report = await world.run(SimDag(Counting(world.slurm), SlurmDag()))
+        assert report.ok, [node.failure for node in report if node.failure]
+        assert report[theirs].status == "cached"
+        assert sum(sizes) == len(world.jobs.acted) == len(world.jobs.objs) - 1
+        assert world.living() == []
 
     run_virtual(main(), seed=1)
