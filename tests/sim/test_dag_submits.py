@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from tests.sim.test_dag_runs import World
 from furu_async import FuruConfig, SlurmDag
 from furu_async._dag import claims, orders, submitting
 from furu_async._pool.objects_log import ObjectsReader
-from furu_async._slurm.port import JobRequest, Refused, SubmitAnswer
+from furu_async._slurm.port import Done, JobRequest, Refused, Silence, SubmitAnswer
 from furu_async._store.layout import RunPaths
 from furu_async._testing.strangers import Stranger
+from furu_async.errors import FuruRunTimeout
 from furu_async.report import RunReport
-from furu_async.testing import faulty_storage, run_virtual, tmp_root
+from furu_async.testing import Hangs, faulty_storage, run_virtual, tmp_root
 
 
 @pytest.fixture(autouse=True)
@@ -204,5 +205,45 @@ def test_an_array_has_no_task_for_a_node_that_somebody_else_has_made(
         assert report[theirs].status == "cached"
         assert sum(sizes) == len(world.jobs.acted) == len(world.jobs.objs) - 1
         assert world.living() == []
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F36", "F46")
+def test_adopted_jobs_of_which_slurm_says_nothing_are_not_cancelled_by_their_ids(
+    root: FuruConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ids are old: whose they are by now nobody knows."""
+    mortal(monkeypatch)
+    cancelled: list[str] = []
+
+    class Mute(Line):
+        async def query(self) -> Silence:
+            return Silence("slurmctld does not answer")
+
+        async def cancel(self, ids: Collection[str]) -> Done:
+            cancelled.extend(ids)
+            return await super().cancel(ids)
+
+    async def main() -> None:
+        world = World(root, script=lambda obj, attempt: Hangs())
+        first = world.controller()
+        asyncio.create_task(world.run(first))  # noqa: RUF006
+        while world.jobs.acted.total() < 3:
+            await asyncio.sleep(0.5)
+        await first.die()
+        second = SimDag(Mute(world.slurm), SlurmDag())
+        running = asyncio.create_task(world.run(second, timeout=60.0))
+        await asyncio.sleep(5)
+        assert second.executor is not None
+        (dag,) = second.executor.runs.values()
+        assert sum(bool(sub.job_id) for sub in dag.subs.values()) > 3
+        for digest in world.jobs.acted:
+            dag.kill(digest)
+        await asyncio.sleep(40)
+        assert cancelled == []
+        with pytest.raises(FuruRunTimeout):
+            await running
+        await end_all_tasks()
 
     run_virtual(main(), seed=1)
