@@ -181,3 +181,39 @@ def test_a_job_that_was_there_in_between_is_not_given_up_for_its_absence_before(
     core.resolve()
     assert [event.how for event in core.posted] == ["lost"]
     assert core.told_at >= 60 + foreign.ID_SECS + 15 + foreign._GONE_SECS - 10
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        Look("claimed", 1, Claim(token="t", backend="local", run_id="other")),
+        Look("free", 1),
+        Look("published", 1),
+    ],
+    ids=["by another", "free", "published"],
+)
+def test_what_was_looked_at_counts_only_while_the_node_is_somebody_elses(look: Look) -> None:
+    """The core has taken it for a job of this run meanwhile."""
+    core = Core([look], [""])
+    core.track.foreign = "somebody"
+    patiently = core.patiently
+
+    async def meanwhile(fn: Callable[..., Any], *args: Any) -> Any:
+        seen = await patiently(fn, *args)
+        core.wiring.again("p", 0, "k")
+        return seen
+
+    core.patiently = meanwhile  # type: ignore[method-assign]
+    core.resolve()
+    assert core.posted == core.failed == []
+    assert core.wiring.items["p"].phase == "unit"
+    assert sorted(unit.nodes for unit in core.wiring.units.values()) == [["c"], ["p"]]
+    assert core.track.foreign == "somebody"
+
+
+def test_a_node_that_nobody_has_for_now_is_waited_for_like_any_other() -> None:
+    """The core follows it, and decides: that it is without a claim for long is no reason to end the run."""
+    core = Core([*[Look("free", 1)] * looks_within(2000), Look("published", 1)], ["FAILED"])
+    core.resolve()
+    assert core.posted == core.failed == []
+    assert core.wiring.items["p"].phase == "done"

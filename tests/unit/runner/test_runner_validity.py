@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import pytest
 
 from furu_async import Furu, FuruConfig
+from furu_async._runner.loading import load_result
 from furu_async._runner.validity import judge
 from furu_async._store.layout import ArtifactPaths
 from furu_async._testing.strangers import Stranger
-from furu_async.errors import FuruValidationError
+from furu_async.errors import FuruMissingArtifact, FuruValidationError
 from furu_async.testing import faulty_storage
 
 
@@ -108,3 +109,38 @@ def test_nothing_is_asked_about_what_is_not_there(config: FuruConfig) -> None:
     Checked.says[:] = [True]
     assert judge(Checked(), config).verdict == "invalid"
     assert Checked.says == [True]
+
+
+class Loads(Plain):
+    """Does not look at its files."""
+
+    def _load(self) -> bytes:
+        return b"loaded"
+
+
+@pytest.mark.fault("F29")
+@pytest.mark.parametrize("cls", [Plain, Loads])
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_a_result_without_its_files_is_not_loaded(cls: type[Plain], how: str, config: FuruConfig) -> None:
+    obj = cls()
+    stranger = Stranger(str(config.path), obj)
+    assert stranger.claim()
+    folder = Path(stranger.paths.attempt(1))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "weights").write_bytes(b"w" * 100)
+    assert stranger.publish(b"x" * 10_000)
+    assert load_result(obj, str(config.path)) == (b"loaded" if cls is Loads else b"x" * 10_000)
+    if how == "gone":
+        (folder / "weights").unlink()
+    else:
+        os.truncate(folder / "weights", 10)
+    with pytest.raises(FuruMissingArtifact, match="its result is damaged"):
+        load_result(obj, str(config.path))
+
+
+@pytest.mark.fault("F20")
+def test_a_result_whose_marker_is_lost_is_loaded(config: FuruConfig) -> None:
+    obj = Plain()
+    paths = published(obj, config)
+    os.unlink(paths.marker)
+    assert load_result(obj, str(config.path)) == b"x" * 10_000
