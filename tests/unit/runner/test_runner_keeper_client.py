@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 import time
@@ -203,4 +204,66 @@ async def test_halves_of_what_a_keeper_said_or_heard_do_not_reach_its_successor(
     assert await keepers.asked() == [OPEN, op]
     keepers.answer(OK, {"r": "fenced"})
     assert await answer == {"r": "fenced"}
+    await client.aclose()
+
+
+@pytest.mark.parametrize("steady", [True, False])
+async def test_a_keeper_that_dies_again_and_again_is_given_up_unless_long_times_lie_between(
+    keepers: Keepers, monkeypatch: pytest.MonkeyPatch, steady: bool
+) -> None:
+    monkeypatch.setattr(keeper_client, "_STEADY_SECS", -1.0 if steady else 60.0)
+    client = await started(keepers, (OPEN, OK))
+    given_up: list[Any] = []
+    client.on_broken = given_up.append
+    for _ in range(keeper_client._MOST_RESTARTS):
+        await keepers.die()
+        assert await keepers.asked() == [OPEN]
+        keepers.answer(OK)
+    answer = asyncio.create_task(client.ask(CLAIM))
+    assert await keepers.asked() == [CLAIM]
+    if steady:
+        await keepers.die()
+        assert await keepers.asked() == [OPEN, CLAIM]
+        keepers.answer(OK, CLAIMED)
+        assert await answer == CLAIMED
+        assert given_up == []
+    else:
+        keepers.ends[-1].close()
+        assert (await answer)["r"] == "error"
+        assert given_up == [client.broken]
+        assert "out-of-memory" in str(client.broken)
+        assert (await client.ask(OPEN))["r"] == "error"
+    await client.aclose()
+
+
+@pytest.mark.parametrize("times", [2, 1000])
+async def test_a_keeper_that_cannot_be_started_again_is_tried_a_few_times(
+    keepers: Keepers, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(keeper_client, "_RESTART_PAUSE", 0.001)
+    client = await started(keepers, (OPEN, OK))
+    tries: list[int] = []
+
+    def start(end: socket.socket, heartbeat: float) -> Keepers:
+        tries.append(1)
+        if len(tries) <= times:
+            raise OSError(errno.EAGAIN, "no more processes")
+        return keepers._start(end, heartbeat)
+
+    monkeypatch.setattr(keeper_client, "_start", start)
+    answer = asyncio.create_task(client.ask(CLAIM))
+    assert await keepers.asked() == [CLAIM]
+    keepers.ends[-1].close()
+    if times == 2:
+        async with asyncio.timeout(20):
+            while len(keepers.ends) == 1:
+                await asyncio.sleep(0.001)
+        assert await keepers.asked() == [OPEN, CLAIM]
+        keepers.answer(OK, CLAIMED)
+        assert await answer == CLAIMED
+    else:
+        async with asyncio.timeout(20):
+            assert (await answer)["r"] == "error"
+        assert len(tries) <= keeper_client._MOST_RESTARTS
+        assert "ulimit -u" in str(client.broken)
     await client.aclose()

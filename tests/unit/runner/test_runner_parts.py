@@ -475,6 +475,30 @@ def test_memory_is_asked_about_after_a_sigkill_that_was_not_ours(
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_what_a_process_forked_while_it_was_looked_for_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    token, look = "0123456789abcdef", processes.processes
+    env = {**os.environ, processes.TOKEN_VARIABLE: token}
+    leader = subprocess.Popen(["true"], start_new_session=True)
+    os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)
+    below = [subprocess.Popen(["sleep", "60"], env=env, start_new_session=True) for _ in range(2)]
+    unseen = [below[1].pid]
+
+    def late() -> dict[int, tuple[int, int]]:
+        seen = look()
+        while unseen:
+            del seen[unseen.pop()]
+        return seen
+
+    monkeypatch.setattr(processes, "processes", late)
+    try:
+        assert processes.sweep(leader.pid, token, 0) == [process.pid for process in below]
+        assert [process.wait(10) for process in below] == [-signal.SIGKILL] * 2
+    finally:
+        for process in (leader, *below):
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.fault("F103")
 @pytest.mark.parametrize(("number", "how"), [("lifeline._F_SETSIG", "kernel"), ("9999", "thread")])
 def test_lifeline(number: str, how: str) -> None:
