@@ -23,7 +23,7 @@ from furu_async._executors.base import Node
 from furu_async._executors.planner import describe_claim
 from furu_async._runtime import clock
 from furu_async._store import artifacts
-from furu_async._store.beat import read_beat
+from furu_async._store.beat import read_beat, see_beat
 from furu_async._store.card import PlainCard
 from furu_async._store.layout import ArtifactPaths, RunPaths, beat_path
 from furu_async._store.liveness import known_dead
@@ -130,7 +130,7 @@ def _taken(root: str, run_id: str, paths: ArtifactPaths, seen: Look, one: Wanted
         return None if closed else Answer(what="adopt", generation=n, wid=wid, claim=claim)
     if known_dead(claim.owner) is True:
         return None
-    if one.takeover == n and read_beat(root, claim.beat) == one.silent_at:
+    if one.takeover == n and see_beat(root, claim.beat) == one.silent_at:
         return None
     if wid and _is_given_up(root, claim.run_id, wid):
         return None

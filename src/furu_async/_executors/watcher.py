@@ -25,7 +25,7 @@ from furu_async._runtime import clock
 from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._runtime.config import FuruConfig
 from furu_async._store.artifacts import Look, look
-from furu_async._store.beat import read_beat
+from furu_async._store.beat import see_beat
 from furu_async._store.layout import ArtifactPaths
 from furu_async._store.liveness import known_dead
 from furu_async._store.look import look_at
@@ -97,9 +97,9 @@ def _see(root: str, items: Sequence[tuple[str, str, int]]) -> list[_Sight]:
             if seen.verdict == "claimed" and seen.claim is not None:
                 sight.dead = known_dead(seen.claim.owner)
                 beat = seen.claim.beat
-                if beat not in beats:
-                    beats[beat] = read_beat(root, beat)
-                sight.beat = beats[beat]
+                if beat not in beats and not sight.dead:
+                    beats[beat] = see_beat(root, beat)
+                sight.beat = beats.get(beat)
                 if seen.claim.phase == "queued":
                     note = read_note(f"{paths.jobs}/{seen.generation}")
                     sight.job = note.job_id if note is not None else ""

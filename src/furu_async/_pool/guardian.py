@@ -13,7 +13,7 @@ from typing import Literal
 from furu_async._plan import leases
 from furu_async._plan.leases import LeaseRules, Observation
 from furu_async._store import runs
-from furu_async._store.beat import read_beat
+from furu_async._store.beat import see_beat
 from furu_async._store.layout import RunPaths
 from furu_async._store.records import Claim
 
@@ -51,7 +51,7 @@ def look(root: str, home: str) -> Sighting:
         return Sighting(seen.verdict)
     claim: Claim | None = seen.claim
     token, beat = ("", "") if claim is None else (claim.token, claim.beat)
-    return Sighting("held", f"{seen.generation}.{token}", read_beat(root, beat), bool(beat))
+    return Sighting("held", f"{seen.generation}.{token}", see_beat(root, beat), bool(beat))
 
 
 class Guardian:

@@ -18,24 +18,39 @@ from furu_async._store.records import Damaged
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _SHOWN = 64
+_NO_BEAT = (errno.ENOENT, errno.ENXIO, errno.EINVAL, errno.ENAMETOOLONG, *atomic.UNUSABLE)
+"""Errors that tell of what lies in the place of a beat, or that nothing does."""
 
 
 def read_beat(root: str, beat: str) -> bytes | None:
+    """`see_beat`, where it does not matter why a beat says nothing."""
+    try:
+        return see_beat(root, beat)
+    except OSError:
+        return None
+
+
+def see_beat(root: str, beat: str) -> bytes | None:
     """What a beat file says now, as an opaque text to be compared with what it said before; None if it says nothing.
 
     Args:
         beat: what a claim says in ``beat``: it came from a file, so it may be anything.
+
+    Raises:
+        OSError: it cannot be read now, which says nothing of its owner.
     """
     if not beat or "\0" in beat or os.path.isabs(beat) or ".." in beat.split("/"):
         return None
     try:
         fd = fs.open(f"{root}/{beat}", _READ)
-        try:
-            return fs.read(fd, _SHOWN) if stat.S_ISREG(fs.fstat(fd).st_mode) else None
-        finally:
-            fs.close(fd)
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in _NO_BEAT:
+            return None
+        raise
+    try:
+        return fs.read(fd, _SHOWN) if stat.S_ISREG(fs.fstat(fd).st_mode) else None
+    finally:
+        fs.close(fd)
 
 
 class Beat:

@@ -56,7 +56,7 @@ from furu_async._store.artifacts import (
     takeover,
 )
 from furu_async._store.artifacts import publish_encoded as publish
-from furu_async._store.beat import Beat, read_beat
+from furu_async._store.beat import Beat, see_beat
 from furu_async._store.holding import HeldRun
 from furu_async._store.layout import ArtifactPaths, data_folder
 from furu_async._store.liveness import children_of, end_children, end_left_behind
@@ -278,7 +278,7 @@ class Keeper:
         if seen.verdict == "claimed" and seen.generation == n and seen.claim is not None:
             owner = seen.claim
             # Since it was judged, hours may have passed: in a queue, or with a store that cannot be written.
-            if silent_at and read_beat(root, owner.beat) != silent_at[0]:
+            if silent_at and see_beat(root, owner.beat) != silent_at[0]:
                 return _seen_reply(paths, seen)
         else:
             owner = None

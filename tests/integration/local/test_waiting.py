@@ -450,6 +450,43 @@ def test_trouble_of_the_store_that_passes_is_no_silence(
     assert any("no information" in event.message for event in seen.told(item))
 
 
+@pytest.mark.fault("F19")
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES], ids=errno.errorcode.get)
+@pytest.mark.parametrize("at", [0.0, 50.0])
+def test_a_beat_that_cannot_be_read_for_now_is_no_silence(root: FuruConfig, number: int, at: float) -> None:
+    """``runs`` may be on another mount than ``data``, and its owner may write there all the while."""
+    item = Item(number=1)
+    (other,) = claimed(item)
+    away = [not at]
+
+    def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def open_file(path: str, flags: int, *rest: Any) -> Any:
+            if away[0] and path == other._worker.beat and not flags & os.O_WRONLY:
+                raise OSError(number, os.strerror(number), path)
+            return real(path, flags, *rest)
+
+        return open_file if name == "open" else real
+
+    async def others() -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < 600:
+            await DOOR.files.run(other.beat)
+            await asyncio.sleep(10)
+            away[0] = loop.time() > at
+        away[0] = False
+        await DOOR.files.run(other.publish, 3)
+
+    fs.install(wrap)
+    try:
+        seen = run_virtual(see(item, others=others))
+    finally:
+        fs.restore()
+    assert seen.report[item].status == "cached"
+    assert other.generation == 1
+    (told, *_) = [event for event in seen.told(item) if "no information" in event.message]
+    assert "/beat" in told.message
+
+
 def test_a_wait_can_be_cancelled_at_once_and_leaves_the_others_alone() -> None:
     items = [Item(number=k) for k in range(50)]
     claimed(*items)
