@@ -26,6 +26,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*unclosed file.*", "ignore:.*wa
 
 
 @pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """That is thrown away here, where nobody minds, and not in the middle of another test."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     logging.getLogger("furu_async").setLevel(logging.ERROR)
     yield
