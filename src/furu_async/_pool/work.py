@@ -176,7 +176,7 @@ class Work:
             work.add_done_callback(self._building.discard)
         for task in self.waiting():
             if self._loop.time() - task.since > TABLE_SECS:
-                text = f"the pool's table has no entry for {task.entry.hash} after {TABLE_SECS:g} s"
+                text = f"{self._table.reader.path} has no entry for {task.entry.hash} after {TABLE_SECS:g} s"
                 self._failed(task, Failure(kind="infrastructure", message=text))
 
     async def _build(self, tasks: list[Task]) -> None:

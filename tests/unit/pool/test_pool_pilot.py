@@ -251,6 +251,7 @@ async def test_a_table_entry_that_never_comes_is_infrastructure(home: Home) -> N
     failure = home.only_report().failure
     assert failure is not None
     assert (failure.kind, failure.run_wide) == ("infrastructure", False)
+    assert home.paths.objects in failure.message
 
 
 # -- cancelling ------------------------------------------------------------------------------------------------
