@@ -102,7 +102,7 @@ def test_damage_to_what_controller_and_workers_share_is_got_over(
         except Exception as error:
             problems.append(f"{what}: {error!r}")
             continue
-        if counts["created"] != 6:
+        if counts["created"] + counts["cached"] != 6:  # a worker may have made it when it is tried again
             problems.append(f"{what}: {counts}")
     assert not problems, "\n".join(problems)
 
