@@ -74,8 +74,12 @@ async def test_a_failed_root_ends_its_dependents_as_skipped(slurm: Cluster, tmp_
 
 async def test_a_compute_failure_is_repeated_in_its_job(slurm: Cluster, ours: Ours, tmp_path: Path) -> None:
     a, b = chain(tmp_path, "a:fail-once", "b")
-    report = await dag(b, settings(tmp_path))
+    events: list[RunEvent] = []
+    report = await dag(b, settings(tmp_path), on_event=events.append)
     assert report.ok
+    (again,) = [event for event in events if event.kind == "node_retry"]
+    assert (again.hash, again.attempt) == (a.furu_hash, 2)
+    assert "a fails" in again.message
     assert report[a].attempts == 2
     assert len(report[a].history) == 1
     assert len(attempts(tmp_path, "a")) == 2

@@ -8,7 +8,7 @@ say so itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -219,16 +219,23 @@ class Following:
     def _learn(self, track: Track, attempt: int, sight: Sight) -> None:
         """Attempts of which only the store tells: the job's own, and starts between two looks at Slurm."""
         node = track.node
-        unseen = sight.restarts - track.restarts_told
-        if len(sight.history) > len(node.history):
-            attempt += len(sight.history) - len(node.history)
+        restarts = sight.restarts - track.restarts_told
+        lines = list(sight.history[len(node.history) :])
+        if lines:
             node.history = sight.history
-        if unseen > 0:
-            text = f"preempted: Slurm has started its job {track.job_id} again"
-            node.history = (*node.history, *[text] * unseen)[-20:]
-            attempt += unseen
-        if attempt > node.attempts:
-            self.core.run.begun(node, attempt, f"job {track.job_id}")
+        if restarts > 0:
+            unseen = [f"preempted: Slurm has started its job {track.job_id} again"] * restarts
+            node.history = (*node.history, *unseen)[-20:]
+            lines += unseen
+        self._tried_again(track, attempt, lines)
+
+    def _tried_again(self, track: Track, attempt: int, lines: Sequence[str]) -> None:
+        """Tell of the attempts that came after this one: for each, how the one before it ended."""
+        node, last = track.node, attempt + len(lines)
+        for number, line in enumerate(lines, attempt + 1):
+            self.core.run.tried_again(node, number, line)
+        if last > node.attempts:
+            self.core.run.begun(node, last, f"job {track.job_id}")
 
     def answer_success(self, track: Track) -> None:
         """Tell the core, if it waits."""
@@ -271,8 +278,7 @@ class Following:
             node.history = (*node.history, failure.line())[-20:]
         if failures and track.request is not None:
             self._begun(track)
-            first = track.request.attempt
-            self.core.run.begun(node, first + len(failures), f"job {track.job_id}")
+            self._tried_again(track, track.request.attempt, [failure.line() for failure in failures])
 
     async def _end(self, endings: list[tuple[Track, Failure]]) -> None:
         """The claims of jobs that are gone have to end, before anybody goes on."""

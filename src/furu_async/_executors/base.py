@@ -87,6 +87,9 @@ class RunPort(Protocol):
     def begun(self, node: Node, attempt: int, worker: str) -> None:
         """A process is at the node's attempt now."""
 
+    def tried_again(self, node: Node, attempt: int, why: str) -> None:
+        """Who executes it has begun this attempt by itself, because of how the one before ended."""
+
     def opened(self) -> None:
         """The run's folder is there."""
 

@@ -156,6 +156,10 @@ class Driver:
         """A process is at the node's attempt now."""
         self.ledger.started(node, attempt, worker)
 
+    def tried_again(self, node: Node, attempt: int, why: str) -> None:
+        """Who executes it has begun this attempt by itself, because of how the one before ended."""
+        self.ledger.tried_again(node, attempt, why)
+
     def ending(self) -> tuple[Ending, dict[str, int]]:
         """How the run has ended, and how many of its nodes ended in which way."""
         end, counts = self.end, self.ledger.counts()

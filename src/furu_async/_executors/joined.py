@@ -68,6 +68,9 @@ class JoinedRun:
     def begun(self, node: Node, attempt: int, worker: str) -> None:
         """`Started` says so too."""
 
+    def tried_again(self, node: Node, attempt: int, why: str) -> None:
+        """Its controller tells."""
+
     def opened(self) -> None:
         """Its folder is its controller's."""
 

@@ -107,6 +107,13 @@ class Ledger:
     def retrying(self, node: Node, command: do.Retrying, delay: float) -> None:
         """It failed and will run again."""
         message = f"{command.failure.line()}; again in {delay:.1f} s"
+        self._again(node, command.attempt, message, clock.wall() + delay)
+
+    def tried_again(self, node: Node, attempt: int, why: str) -> None:
+        """It failed, and runs again, or did, of which is heard only now."""
+        self._again(node, attempt, f"{why}; tried again by its job", None)
+
+    def _again(self, node: Node, attempt: int, message: str, until: float | None) -> None:
         self.emit(
             RunEvent(
                 at=clock.wall(),
@@ -114,9 +121,9 @@ class Ledger:
                 hash=node.hash,
                 name=node.name,
                 label=repr(node.obj),
-                attempt=command.attempt,
+                attempt=attempt,
                 message=message,
-                until=clock.wall() + delay,
+                until=until,
             )
         )
 

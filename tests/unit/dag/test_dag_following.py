@@ -30,6 +30,7 @@ class Core:
         sight: what the store says of it.
         meanwhile: called while the store is looked at, or while claims are ended, by the name of the step.
         wired: what the wiring was told.
+        attempts: of which the run was told, with their job, or with why there is one more.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,10 @@ class Core:
         self.sight = NOTHING
         self.meanwhile: dict[str, Callable[[], None]] = {}
         self.run: Any = SimpleNamespace(root="/root", run_id="r", post=self._post, jitter=lambda: 0.0)
-        self.run.begun = self.run.note = self.run.workers = lambda *_: None
+        self.run.note = self.run.workers = lambda *_: None
+        self.attempts: list[tuple[Any, ...]] = []
+        self.run.begun = lambda node, attempt, worker: self.attempts.append((attempt, worker))
+        self.run.tried_again = lambda node, attempt, why: self.attempts.append((attempt, why))
         self.shared: Any = SimpleNamespace(config=SimpleNamespace(poll_interval_secs=10.0, infra_secs=600.0))
         self.wiring: Any = SimpleNamespace(
             done=lambda *args: ("done", *args),
@@ -262,6 +266,26 @@ def test_attempts_that_a_job_made_by_itself_count() -> None:
     assert core.told == [Started, "compute"]
     assert core.track.used == {"compute": 2, "killed": 1}
     assert core.track.node.history == ("compute: no", "killed: no")
+    assert core.attempts == [(1, "job 7"), (2, "compute: no"), (3, "killed: no"), (3, "job 7")]
+
+
+@pytest.mark.fault("F94")
+def test_attempts_of_which_only_a_result_tells_are_told_with_their_reasons() -> None:
+    async def main(core: Core) -> None:
+        core.track.node.history = ("oom: an earlier job",)
+        core.request.attempt = 2
+        core.sight = Sight(
+            generation=2, created=True, restarts=1, history=("oom: an earlier job", "compute: no")
+        )
+        core.track.node.supersede = 0
+        core.says("COMPLETED")
+        await asyncio.sleep(20)
+
+    core = follow(main)
+    assert core.told == [Started, Succeeded]
+    again = "preempted: Slurm has started its job 7 again"
+    assert core.attempts == [(2, "job 7"), (3, "compute: no"), (4, again), (4, "job 7")]
+    assert core.track.node.history == ("oom: an earlier job", "compute: no", again)
 
 
 @pytest.mark.fault("F70")
