@@ -219,9 +219,23 @@ def keep_environment(env: Mapping[str, str]) -> str:
     """Write the environment of a job where only its owner can read it, and not into the store; the file's path."""
     data = b"".join(os.fsencode(f"{key}={value}") + b"\0" for key, value in env.items())
     fd, path = tempfile.mkstemp(prefix="furu-async-env-")
-    with open(fd, "wb") as file:
-        file.write(data)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+    except OSError:
+        atomic.try_unlink(path)
+        raise
     return path
+
+
+def forget_environment(paths: LocalPaths, path: str) -> None:
+    """Remove what `keep_environment` wrote; not if a job has it, as after a write that failed when it was made."""
+    try:
+        there = [read_job(paths, job_id) for job_id in job_ids(paths)]
+    except OSError:
+        return
+    if all(job is not None and job.env != path for job in there):
+        atomic.try_unlink(path)
 
 
 def read_environment(path: str) -> dict[str, str]:

@@ -135,7 +135,11 @@ class LocalPort:
             at_once=self._at_once,
             submitted=int(clock.wall()),
         )
-        job_id = files.add_job(self.paths, job)
+        try:
+            job_id = files.add_job(self.paths, job)
+        except OSError:
+            files.forget_environment(self.paths, job.env)
+            raise
         self._see_to_daemon()
         return Submitted(job_id)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from furu_async._runner.processes import processes
 from furu_async._slurm import local_files as files
 from furu_async._slurm.local_port import LocalPort
 from furu_async._slurm.parameters import Wish, request
-from furu_async._slurm.port import JobRow, Rows, Submitted
+from furu_async._slurm.port import JobRow, Refused, Rows, Submitted
 from furu_async._store.atomic import read_bytes
 from furu_async._store.records import decode
+from furu_async.testing import faulty_storage
 
 SCALE = float(os.environ.get("FURU_TEST_SCALE", "1"))
 
@@ -99,6 +102,19 @@ async def test_a_secret_of_the_environment_is_in_no_file_of_the_store(
     async with asyncio.timeout(30 * SCALE):
         while os.path.exists(kept.env):
             await asyncio.sleep(0.02)
+
+
+@pytest.mark.fault("F19")
+async def test_the_environment_of_a_job_that_could_not_be_written_is_left_nowhere(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    made = request(SlurmSpec(cpus=1, mem_gb=0.1), Wish("furu-x", ("true",), str(tmp_path / "logs")))
+    with faulty_storage(errno.ENOSPC, path="*/jobs/*", operation="link", times=None):
+        assert isinstance(await machine.port.submit(made), Refused)
+    assert list((tmp_path / "temporary").iterdir()) == []
+    await machine.row(await machine.submit("true"), "COMPLETED")
 
 
 async def test_dependencies_hold_and_arrays(machine: Machine) -> None:
