@@ -12,7 +12,7 @@ from furu_async._runtime import clock
 from furu_async._slurm.port import Silence, base_id
 from furu_async._slurm.states import Alive, Ended, Verdict
 from furu_async._store import submissions
-from furu_async._store.beat import read_beat
+from furu_async._store.beat import see_beat
 from furu_async._store.layout import ArtifactPaths, RunPaths
 from furu_async._store.look import Look, look
 from furu_async._store.records import Claim
@@ -33,13 +33,16 @@ _CHOICES = (
 
 
 class _Seen:
-    __slots__ = ("beat", "job", "look", "names")
+    __slots__ = ("beat", "blind", "job", "look", "names")
 
-    def __init__(self, seen: Look, job: str, names: tuple[str, ...], beat: bytes | None = None) -> None:
+    def __init__(
+        self, seen: Look, job: str, names: tuple[str, ...], beat: bytes | None = None, blind: bool = False
+    ) -> None:
         self.look = seen
         self.job = job
         self.names = names
         self.beat = beat
+        self.blind = blind
 
 
 def _see(root: str, name: str, digest: str) -> _Seen:
@@ -49,13 +52,17 @@ def _see(root: str, name: str, digest: str) -> _Seen:
     note = read_note(f"{paths.jobs}/{seen.generation}")
     wid = orders.wid_of_claim(seen.claim) if seen.claim is not None else ""
     names: tuple[str, ...] = ()
-    beat = read_beat(root, seen.claim.beat) if seen.claim is not None else None
+    blind, beat = False, None
+    try:
+        beat = see_beat(root, seen.claim.beat) if seen.claim is not None else None
+    except OSError:  # nothing is known of its owner: its claim is not to be taken from it
+        blind = True
     if wid and seen.claim is not None:
         there = submissions.read(RunPaths(root, seen.claim.run_id).submission(orders.sid_of(wid)))
         names = tuple(each.name for each in there.tries if each.name)
         if note is None and there.last is not None and there.last.job is not None:
-            return _Seen(seen, _element(root, seen.claim, wid, there.last.job.job_id), names, beat)
-    return _Seen(seen, note.job_id if note is not None else "", names, beat)
+            return _Seen(seen, _element(root, seen.claim, wid, there.last.job.job_id), names, beat, blind)
+    return _Seen(seen, note.job_id if note is not None else "", names, beat, blind)
 
 
 def _element(root: str, claim: Claim, wid: str, job_id: str) -> str:
@@ -98,7 +105,7 @@ async def resolve(core: Core, track: Track, again: bool = False) -> None:
                 core.do(core.wiring.foreign(node.hash, seen.job))
                 return
             absent = not any(isinstance(verdict, Alive) for verdict in verdicts)
-            if not absent or not (seen.job or loop.time() > until):
+            if seen.blind or not absent or not (seen.job or loop.time() > until):
                 gone_since = None
             elif gone_since is None:
                 gone_since = loop.time()

@@ -14,7 +14,7 @@ from furu_async._plan import leases
 from furu_async._plan.leases import LeaseRules, Observation
 from furu_async._pool import queue
 from furu_async._pool.wanted import Stage, Task
-from furu_async._store.beat import read_beat
+from furu_async._store.beat import see_beat
 from furu_async._store.layout import QueuePaths, beat_path
 
 
@@ -44,7 +44,7 @@ def look(paths: QueuePaths, followed: Collection[str]) -> Sight:
         held = queue.running(paths, wid)
         sight.names.update(held)
         if held and wid not in followed:
-            sight.strangers[wid] = read_beat(paths.root, beat_path(paths.home, wid))
+            sight.strangers[wid] = see_beat(paths.root, beat_path(paths.home, wid))
     sight.names.update(queue.done(paths))
     sight.names.update(queue.failed(paths))
     return sight

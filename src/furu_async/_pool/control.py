@@ -216,7 +216,7 @@ class Control:
         now = self._loop.time()
         if now - self._looked_at >= _STATUS_SECS:
             self._looked_at = now
-            await self.fleet.look()
+            self._heard("beats", await self.fleet.look())
 
     async def _audit(self) -> None:
         now = self._loop.time()

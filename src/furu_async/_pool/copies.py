@@ -32,10 +32,13 @@ class Copy:
 
     def see(self, glance: Glance, now: float) -> Fate:
         """One more look at what it writes."""
-        if glance.status is None and glance.beat is None:
-            return "over"  # it never began
         if glance.status is not None and glance.status.stage == "ended":
             return "over"
+        if glance.trouble:
+            self._first, self._until = None, max(self._until, now + PATIENCE_SECS)
+            return "wait"
+        if glance.status is None and glance.beat is None:
+            return "over"  # it never began
         first = self._first
         if first is None:
             self._first = glance

@@ -17,7 +17,7 @@ from furu_async._slurm.poller import Watch
 from furu_async._slurm.states import Alive, Ended, Verdict
 from furu_async._slurm.tracking import reason_to_wait
 from furu_async._store import atomic
-from furu_async._store.beat import read_beat
+from furu_async._store.beat import see_beat
 from furu_async._store.layout import QueuePaths, RunPaths, beat_path
 from furu_async._store.look import look
 from furu_async._store.records import Claim, Damaged, decode
@@ -139,10 +139,15 @@ def row_of(worker: Worker) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What one look at a worker's folder has shown."""
+    """What one look at a worker's folder has shown.
+
+    Attributes:
+        trouble: why the beat could not be read, which says nothing of the worker; empty if it could.
+    """
 
     status: WorkerStatus | None
     beat: bytes | None
+    trouble: str = ""
 
 
 def glance(paths: QueuePaths, wid: str) -> Glance:
@@ -152,7 +157,11 @@ def glance(paths: QueuePaths, wid: str) -> Glance:
         status: WorkerStatus | None = decode(WorkerStatus, atomic.read_bytes(path), path)
     except (OSError, Damaged):
         status = None
-    return Glance(status, read_beat(paths.root, beat_path(paths.home, wid)))
+    beat = beat_path(paths.home, wid)
+    try:
+        return Glance(status, see_beat(paths.root, beat))
+    except OSError as error:
+        return Glance(status, None, f"{error.strerror or error} ({error.filename or beat})")
 
 
 def tell_begun(status: WorkerStatus, tasks: Mapping[str, Task]) -> None:
@@ -163,8 +172,12 @@ def tell_begun(status: WorkerStatus, tasks: Mapping[str, Task]) -> None:
             task.began(status.wid)
 
 
-def observe(worker: Worker, beat: bytes | None, now: float, rules: LeaseRules) -> leases.Liveness:
+def observe(worker: Worker, glance: Glance, now: float, rules: LeaseRules) -> leases.Liveness:
     """One more look at a worker's beat; its job runs, as Slurm says."""
+    beat = glance.beat
+    if glance.trouble:
+        worker.seen = None  # its silence counts from when it can be heard again
+        return "waiting"
     if worker.seen is None or worker.seen.identity != worker.wid:
         worker.seen = leases.begin(worker.wid, beat, True, now)
         return "waiting"
@@ -213,7 +226,7 @@ class Gone:
     Attributes:
         ended: how, as Slurm says; None: it was silent for a lease, or never beat, and Slurm says nothing.
         mute: its job ran, and no beat was ever seen.
-        young: for people, where it died soon after its start.
+        young: for people, where it died soon after its start, or said that it could not work.
     """
 
     worker: Worker

@@ -277,8 +277,8 @@ class Fleet:
             _log.error("a step of the pool failed", exc_info=error)
             self._on_broken(f"an error of the library's own: {type(error).__name__}: {error}")
 
-    async def look(self) -> None:
-        """Read status and beat of every worker that has, or may have, a process."""
+    async def look(self) -> str:
+        """Read status and beat of every worker that has, or may have, a process; why a beat could not be read."""
         there = [worker for worker in self.workers if worker.wid and not worker.gone]
         wids = [worker.wid for worker in there] + self._copies.wids()
         try:
@@ -286,7 +286,7 @@ class Fleet:
                 lambda: [crew.glance(self.paths, wid) for wid in wids], deadline=_EXAMINE_SECS
             )
         except BlockingTimeout:
-            return
+            return ""
         now = self._loop.time()
         for copy in self._copies.judge(seen[len(there) :], now):
             self._keep(self._examine(copy, crew.STARTED_AGAIN), "furu pool examine")
@@ -295,7 +295,8 @@ class Fleet:
                 continue
             if glance.status is not None and glance.status.wid == worker.wid:
                 self._hear(worker, glance.status)
-            self._observe(worker, glance.beat, now)
+            self._observe(worker, glance, now)
+        return next((glance.trouble for glance in seen if glance.trouble), "")
 
     def _hear(self, worker: Worker, status: WorkerStatus) -> None:
         before, worker.status = worker.status, status
@@ -308,7 +309,7 @@ class Fleet:
                 self._poller.poke()
             self._on_change()
 
-    def _observe(self, worker: Worker, beat: bytes | None, now: float) -> None:
+    def _observe(self, worker: Worker, glance: crew.Glance, now: float) -> None:
         """Slurm's word comes first; where a job runs and its worker says nothing, silence counts."""
         verdict = worker.verdict
         if isinstance(verdict, Alive) and verdict.phase == "suspended":
@@ -317,11 +318,11 @@ class Fleet:
         if crew.never_starts(worker, now):
             self._give_up(worker, reason_to_wait(verdict))
             return
-        if beat is None and not (isinstance(verdict, Alive) and verdict.phase == "running"):
+        if glance.beat is None and not (isinstance(verdict, Alive) and verdict.phase == "running"):
             return
         if worker.status is not None and worker.status.stage == "ended":
             return
-        if crew.observe(worker, beat, now, self._rules) != "lost":
+        if crew.observe(worker, glance, now, self._rules) != "lost":
             return
         mute = worker.seen is not None and worker.seen.counter is None
         worker.intent = "it gave no sign of life" if not mute else "it never gave a sign of life"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from furu_async._dag import foreign
@@ -15,6 +19,9 @@ from furu_async._dag.units import Item
 from furu_async._dag.wiring import Wiring
 from furu_async._plan.events import WatchEnded
 from furu_async._slurm.port import JobRow, Rows, Silence
+from furu_async._store import artifacts, fs
+from furu_async._store.card import PlainCard
+from furu_async._store.layout import ArtifactPaths, RunPaths
 from furu_async._store.look import Look
 from furu_async._store.records import Claim
 from furu_async.testing import run_virtual
@@ -33,6 +40,7 @@ class Core:
     def __init__(self, looks: list[Look], states: Sequence[str | None]) -> None:
         self.looks, self.states = looks, list(states)
         self.job, self.name = JOB, "name"
+        self.blind = 0
         self.told_at = 0.0
         self.posted: list[Any] = []
         self.failed: list[Any] = []
@@ -53,7 +61,8 @@ class Core:
 
     async def patiently(self, _: Callable[..., Any], *args: Any) -> Any:
         look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
-        return foreign._Seen(look, self.job, ("name",), BEAT)
+        self.blind -= 1
+        return foreign._Seen(look, self.job, ("name",), BEAT if self.blind < 0 else None, self.blind >= 0)
 
     async def snapshot(self) -> Rows | Silence:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
@@ -97,6 +106,41 @@ def test_a_claim_whose_job_is_gone_without_a_result_is_left_behind(state: str) -
     assert core.track.node.takeover == 1
     assert core.track.node.silent_at == BEAT, "one that goes on beating is not replaced"
     assert core.wiring.items["p"].phase != "foreign"
+
+
+@pytest.mark.fault("F19", "F70")
+def test_a_claim_is_not_left_behind_while_its_beat_cannot_be_read() -> None:
+    core = Core([claimed()], ["FAILED"])
+    core.blind = looks_within(100)
+    core.resolve()
+    (event,) = core.posted
+    assert event.how == "lost"
+    assert core.told_at > 90
+    assert core.track.node.silent_at == BEAT
+
+
+@pytest.mark.fault("F19")
+def test_a_beat_that_cannot_be_read_is_not_one_that_is_not_there(tmp_path: Path) -> None:
+    paths = ArtifactPaths(str(tmp_path), "m.A", "0123456789abcdef" * 2)
+    beat = "runs/other/workers/w/beat"
+    card = PlainCard(RunPaths(str(tmp_path), "other").worker("w"), msgspec.structs.replace(CLAIM, beat=beat))
+    card.write()
+    assert artifacts.claim(paths, 1, card).r == "claimed"
+
+    def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: str, *rest: Any) -> Any:
+            if path.endswith("/beat"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+            return real(path, *rest)
+
+        return call if name == "open" else real
+
+    assert not foreign._see(str(tmp_path), "m.A", paths.hash).blind
+    fs.install(wrap)
+    try:
+        assert foreign._see(str(tmp_path), "m.A", paths.hash).blind
+    finally:
+        fs.restore()
 
 
 @pytest.mark.parametrize("look", [claimed(), Look("free", 1)], ids=["its job is gone", "it has ended"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from furu_async._plan.leases import LeaseRules
 from furu_async._pool import audit, queue
 from furu_async._pool.audit import Auditor, Sight
 from furu_async._pool.wanted import Stage
+from furu_async._store import fs
 
 RULES = LeaseRules(lease=80.0, grace=60.0)
 BEAT = f"runs/{HOME}/workers/{{}}/beat"
@@ -71,6 +75,29 @@ def test_a_stranger_is_lost_when_its_beat_is_silent_for_a_lease() -> None:
         now += auditor.interval
     assert told == ["w1"]
     assert 100 + RULES.lease <= now <= 100 + RULES.lease + 3 * auditor.interval
+
+
+@pytest.mark.fault("F19")
+def test_a_beat_that_cannot_be_read_is_no_silence(home: Home) -> None:
+    """The look has failed; how long it may is its caller's to say."""
+    home.put(Leaf(n=1))
+    home.taker("w1").take()
+    home.beat("7", BEAT.format("w1"))
+
+    def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: str, *rest: Any) -> Any:
+            if path.endswith("/beat"):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+            return real(path, *rest)
+
+        return call if name == "open" else real
+
+    fs.install(wrap)
+    try:
+        with pytest.raises(OSError, match="w1/beat"):
+            audit.look(home.paths, set())
+    finally:
+        fs.restore()
 
 
 @pytest.mark.fault("F63")
