@@ -25,12 +25,14 @@ from furu_async._pool.pilot import Pilot
 from furu_async._pool.walltime import Walltime
 from furu_async._pool.work import PilotPlan
 from furu_async._runner.keeper_client import KeeperClient
+from furu_async._runtime import exit_codes
 from furu_async._slurm.admission import JobIdentity, admitted
 from furu_async._slurm.port import SlurmPort, base_id
 from furu_async._store import runs
 from furu_async._store.layout import ArtifactPaths, QueuePaths, RunPaths
 from furu_async._testing.slurm import Copy, SimSettings, SimulatedSlurm
 from furu_async._testing.slurm_jobs import walltime
+from furu_async.errors import FuruError
 from furu_async.testing import FakeExecutor
 
 SETTINGS = SimSettings(start_secs=2.0, kill_wait=30.0)
@@ -143,6 +145,9 @@ class World:
         except asyncio.CancelledError:
             self._kill(wid, work)
             raise
+        except FuruError as error:
+            log.append(f"cannot work: {error}")
+            return exit_codes.CANNOT_START
         finally:
             for each in signals:
                 each.cancel()

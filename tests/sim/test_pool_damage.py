@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from tests.integration.local.test_bad_input import DAMAGE
 from tests.sim.pool_sim import World, until
 from tests.sim.sim_artifacts import Item
 
-from furu_async._pool import crew
+from furu_async import RunReport
+from furu_async._pool import crew, queue
+from furu_async._store import fs
 from furu_async.errors import FuruExecutorError
 from furu_async.testing import FakeExecutor, Returns, run_virtual
 
@@ -150,3 +153,84 @@ def test_what_a_dead_worker_left_and_cannot_be_seen_ends_the_run(
 
     monkeypatch.setattr(crew, "_left", blind)
     assert 900 < run_virtual(main(), patience=20) < 1100
+
+
+@pytest.mark.fault("F19", "F56")
+def test_workers_that_cannot_look_at_the_queue_end_the_run_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their nodes have a broken mount, and the controller has none: they did not end for want of work."""
+
+    def take(taker: queue.Taker, _: int) -> list[queue.Taken]:
+        raise OSError(errno.EIO, "Input/output error", taker.folder)
+
+    async def main() -> tuple[RunReport, int]:
+        world = World(tmp_path / "store", LONG, infra_secs=100.0)
+        report = await world.run(Item(number=1), pool=world.pool(workers=1), timeout=20_000.0)
+        return report, len(world.pilots)
+
+    monkeypatch.setattr(queue.Taker, "take", take)
+    report, started = run_virtual(main(), patience=20)
+    (row,) = report.nodes.values()
+    assert row.failure is not None
+    assert "5 workers in a row" in row.failure.message
+    assert "cannot be used for 100 s: Input/output error" in row.failure.message
+    assert "/queue/todo/" in row.failure.message
+    assert started == 5
+    (note,) = report.notes
+    assert "/queue/todo/" in note
+
+
+@pytest.mark.fault("F19", "F56")
+def test_a_worker_on_a_bad_node_is_told_of_while_others_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = queue.Taker.take
+    first: list[queue.Taker] = []
+
+    def take(taker: queue.Taker, most: int) -> list[queue.Taken]:
+        if taker in first or not first:
+            first[:] = [taker]
+            raise OSError(errno.EIO, "Input/output error", taker.folder)
+        return real(taker, most)
+
+    async def main() -> RunReport:
+        world = World(tmp_path / "store", LONG, infra_secs=100.0)
+        return await world.run(*(Item(number=n) for n in range(10)), pool=world.pool(workers=2))
+
+    monkeypatch.setattr(queue.Taker, "take", take)
+    report = run_virtual(main(), patience=20)
+    assert report.counts["created"] == 10
+    (note,) = report.notes
+    assert "cannot be used for 100 s: Input/output error" in note
+
+
+@pytest.mark.fault("F19")
+@pytest.mark.parametrize("secs", [400.0, 1e9], ids=["for a while", "for ever"])
+def test_a_workers_beat_that_cannot_be_read_is_no_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secs: float
+) -> None:
+    """Slurm says that its job runs; in its folder the controller sees nothing but errors."""
+    real = fs.open
+
+    async def main() -> tuple[RunReport, int]:
+        loop = asyncio.get_running_loop()
+        world = World(tmp_path / "store", FakeExecutor(default=Returns(1, after=2000.0)))
+
+        def open_file(path: str, flags: int, *rest: Any) -> int:
+            if path.endswith("/beat") and not flags & os.O_WRONLY and 20.0 < loop.time() < secs:
+                raise OSError(errno.EIO, "Input/output error", path)
+            return real(path, flags, *rest)
+
+        monkeypatch.setattr(fs, "open", open_file)
+        report = await world.run(Item(number=1), pool=world.pool(workers=1), timeout=5000.0)
+        return report, len(world.slurm.jobs)
+
+    if secs > 5000.0:
+        with pytest.raises(FuruExecutorError, match=r"Input/output error .*/beat"):
+            run_virtual(main(), patience=20)
+    else:
+        report, jobs = run_virtual(main(), patience=20)
+        assert report.counts["created"] == 1
+        assert jobs == 1
+        assert [each.history for each in report.nodes.values()] == [()]

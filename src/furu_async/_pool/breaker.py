@@ -22,6 +22,7 @@ class Death:
         lived: seconds since its process began, 0 if it never did.
         finished: tasks that it had ended.
         cancelled: somebody else cancelled it.
+        unable: it said that it could not work, and had taken nothing; that is as bad, however long it tried.
         text: how it ended, with the end of its log.
     """
 
@@ -29,6 +30,7 @@ class Death:
     finished: int
     cancelled: bool = False
     text: str = ""
+    unable: bool = False
 
 
 @dataclass(slots=True)
@@ -36,7 +38,7 @@ class Breaker:
     """The deaths of one spec's workers.
 
     Attributes:
-        young: deaths in a row within `YOUNG_SECS` of the start and without a finished task.
+        young: deaths in a row within `YOUNG_SECS` of the start, or unable to work, and without a finished task.
         cancelled: workers that somebody cancelled.
         why: why nothing is submitted any more; empty while something is.
         not_before: after young deaths, on the loop's clock: when others may be sent.
@@ -70,7 +72,7 @@ class Breaker:
                     f"they are replaced at most {MOST_REPLACED} times"
                 )
             return bool(self.why)
-        if death.finished or death.lived > YOUNG_SECS:
+        if death.finished or (death.lived > YOUNG_SECS and not death.unable):
             self.worked()
             return False
         self.young += 1
@@ -80,8 +82,8 @@ class Breaker:
         if self.young >= MOST_YOUNG:
             self._tripped = True
             self.why = (
-                f"{self.young} workers in a row died within {YOUNG_SECS:g} s of their start "
-                f"without finishing a task; the last: {death.text}"
+                f"{self.young} workers in a row died within {YOUNG_SECS:g} s of their start, or could not "
+                f"work, without finishing a task; the last: {death.text}"
             )
         return bool(self.why)
 

@@ -37,7 +37,7 @@ def _was_told(worker: Worker) -> bool:
 def count(
     breaker: Breaker, worker: Worker, ended: Ended | None, remains: Remains, *, now: float, ours: bool
 ) -> str:
-    """Take the end of a worker into account; where it died young, that in a sentence.
+    """Take the end of a worker into account; where it died young or could not work, that in a sentence.
 
     Args:
         ended: how it ended, as Slurm says; None: it was silent for a lease.
@@ -62,8 +62,10 @@ def count(
         return ""
     cancelled = ended is not None and ended.how == "cancelled"
     young, lived = breaker.young, now - (now if worker.began_at is None else worker.began_at)
-    breaker.died(Death(lived, finished, cancelled, text), now)
-    if breaker.young == young:
+    unable = ended is not None and ended.exit_code == exit_codes.CANNOT_START
+    idle = status is None or not status.taken
+    breaker.died(Death(lived, finished, cancelled, text, unable=unable and idle), now)
+    if breaker.young <= young and not unable:
         return ""
     return f"a worker{_where(worker)} died {lived:.0f} s after its start: {text}"
 
@@ -72,7 +74,9 @@ def _epitaph(worker: Worker, ended: Ended | None, remains: Remains) -> str:
     how = "it gave no sign of life" if ended is None else f"{ended.state or 'gone'} {ended.reason}".strip()
     if ended is not None and ended.exit_code:
         how += f", exit code {ended.exit_code}"
-    said = remains.tail or "(empty, or not there: does that node see the store?)"
+    status = remains.status
+    why = status.why if status is not None and status.stage == "ended" else ""
+    said = remains.tail or why or "(empty, or not there: does that node see the store?)"
     return f"job {worker.job_id}{_where(worker)}: {how}; {worker.log or 'no log'}: {said}"
 
 

@@ -81,6 +81,8 @@ class Pilot:
         self._shown: Any = None
         self._shown_at = float("-inf")
         self._trouble = False
+        self._infra_secs = config.infra_secs
+        self._stuck, self._stuck_since = "", 0.0
         self._main: asyncio.Task[Any] | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._given_up = self._finishing = False
@@ -102,6 +104,8 @@ class Pilot:
                 took = await self._round()
                 self._decide()
                 await self._pause(took)
+            if self._is_hopeless() and self.work.ending != "hard":
+                self._despair()
         except asyncio.CancelledError:
             if not self._given_up or self._main is None or self._main.uncancel():
                 raise
@@ -147,6 +151,8 @@ class Pilot:
             work.end("hard", "the walltime of its allocation ends", "timeout")
         elif state == "over" and guardian.how in ("cancelled", "error"):
             work.end("hard", f"its run has ended: {guardian.how}", "cancelled")
+        elif self._is_hopeless():
+            self._despair()
         elif work.ending:
             return
         elif plan.walltime.closing(now, plan.grace):
@@ -155,12 +161,22 @@ class Pilot:
             work.end("soft", "its run has ended")
         elif state == "silent":
             work.end("soft", "its controller gave no sign of life for a lease")
-        elif not work.tasks and not self._unread and not _writes(work.ask):
+        elif not work.tasks and not self._stuck and not _writes(work.ask):
             idle = now - work.idle_since
             if idle >= plan.idle:
                 work.end("soft", f"nothing to do for {plan.idle:g} s")
             elif work.skip and idle >= min(plan.idle, _MOST_POLL):
                 work.end("soft", "what is left of its walltime is too short for what waits")
+
+    def _is_hopeless(self) -> bool:
+        return bool(self._stuck) and self._loop.time() - self._stuck_since > self._infra_secs
+
+    def _despair(self) -> None:
+        """It does not end as one with nothing to do: another would take its place on the same node, for ever."""
+        text = f"its queue cannot be used for {self._infra_secs:g} s: {self._stuck}"
+        self.work.end("soft", text)
+        if not self.work.tasks:
+            self._break(FuruExecutorError(text))
 
     async def _open_home(self) -> None:
         """The beat is there before anything is taken."""
@@ -219,6 +235,7 @@ class Pilot:
             answer: Answer = await DOOR.files.run(self._desk.round, ask)
         except BlockingTimeout as error:  # no thread can be had: nothing of it was done
             answer = Answer(ask.done, ask.reports, ask.back, unread=ask.unread, trouble=str(error))
+            answer.blind = str(error)
         self._hear(answer)
         return (wrote and not answer.trouble) or bool(answer.entries)
 
@@ -259,6 +276,7 @@ class Pilot:
         if answer.trouble and not self._trouble:
             self.log(f"the store gives trouble: {answer.trouble}")
         self._trouble = bool(answer.trouble)
+        self._note_stuck(answer.stuck)
         for path in answer.bad:
             self.log(f"not an entry, set aside: {path}")
         if answer.sighting is not None:
@@ -272,6 +290,15 @@ class Pilot:
         for taken, entry in answer.entries:
             work.accept(taken, entry)
         work.build(answer.there)
+
+    def _note_stuck(self, stuck: str | None) -> None:
+        """Nobody knows whether there is work where the queue cannot be used: that is no idleness."""
+        now, work = self._loop.time(), self.work
+        if stuck and not self._stuck:
+            self._stuck_since = now
+        elif self._stuck and stuck == "":
+            work.idle_since += now - max(work.idle_since, self._stuck_since)
+        self._stuck = self._stuck if stuck is None else stuck
 
     async def _pause(self, took: bool) -> None:
         work = self.work

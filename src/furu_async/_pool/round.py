@@ -60,6 +60,7 @@ class Answer:
         closed, cancelled, recalled: None where that was not looked at.
         bad: paths of what was set aside.
         trouble: the first error, for people; empty if there was none.
+        blind: why the queue could not be looked at; empty: it could, None: that was not tried.
     """
 
     done: list[str] = field(default_factory=list)
@@ -74,10 +75,19 @@ class Answer:
     sighting: Sighting | None = None
     bad: list[str] = field(default_factory=list)
     trouble: str = ""
+    blind: str | None = None
 
-    def failed(self, error: OSError) -> None:
-        """Something could not be done."""
-        self.trouble = self.trouble or f"{error.strerror or error} ({error.filename or 'the store'})"
+    def failed(self, error: OSError) -> str:
+        """Something could not be done; what, for people."""
+        text = f"{error.strerror or error} ({error.filename or 'the store'})"
+        self.trouble = self.trouble or text
+        return text
+
+    @property
+    def stuck(self) -> str | None:
+        """As ``blind``; also where what was to be written, or to be read of what it holds, could not be."""
+        kept = self.done or self.reports or self.back or self.unread
+        return self.blind or (self.trouble if kept and self.trouble else self.blind)
 
 
 class Desk:
@@ -98,8 +108,15 @@ class Desk:
             self._look(ask, answer)
             if not answer.closed:
                 self._take(ask, answer)
+            if ask.look or ask.want:
+                answer.blind = ""
         except OSError as error:
-            answer.failed(error)
+            answer.blind = answer.failed(error)
+        if ask.watch:
+            try:
+                answer.sighting = guardian.look(self.paths.root, self.paths.home)
+            except OSError as error:
+                answer.failed(error)
         return answer
 
     def _write(self, ask: Ask, answer: Answer) -> None:
@@ -133,8 +150,6 @@ class Desk:
         if ask.look:
             answer.closed = queue.is_closed(self.paths)
             answer.cancelled, answer.recalled = queue.wishes(self.paths)
-        if ask.watch:
-            answer.sighting = guardian.look(self.paths.root, self.paths.home)
         answer.there.update(wanted for wanted in ask.lookup if self.table.has(wanted))
 
     def _take(self, ask: Ask, answer: Answer) -> None:

@@ -13,6 +13,7 @@ DEATHS = st.builds(
     finished=st.integers(0, 2),
     cancelled=st.booleans(),
     text=st.just("its log"),
+    unable=st.booleans(),
 )
 
 
@@ -28,7 +29,7 @@ def test_a_spec_is_stopped_exactly_by_what_says_that_there_is_no_sense(deaths: l
             continue
         if death.cancelled:
             cancelled += 1
-        elif death.finished or death.lived > YOUNG_SECS:
+        elif death.finished or (death.lived > YOUNG_SECS and not death.unable):
             young = 0
         else:
             young += 1

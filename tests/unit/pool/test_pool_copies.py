@@ -12,6 +12,7 @@ from furu_async._pool.breaker import MOST_YOUNG, Breaker
 from furu_async._pool.copies import PATIENCE_SECS, Copies
 from furu_async._pool.crew import STARTED_AGAIN, Glance, Remains, Worker
 from furu_async._pool.entries import WorkerStatus
+from furu_async._runtime import exit_codes
 from furu_async._slurm.states import Ended, Verdict, judge
 
 
@@ -52,6 +53,20 @@ def test_one_that_never_began_is_over_at_once() -> None:
     copies = Copies()
     copies.add(worker(), 0.0)
     assert len(copies.judge([Glance(None, None)], 0.2)) == 1
+
+
+@pytest.mark.fault("F19")
+def test_one_whose_beat_cannot_be_read_is_waited_for() -> None:
+    """Neither that it never began, nor that it has stopped, can be said of it."""
+    copies = Copies()
+    copies.add(worker(), 0.0)
+    blind = Glance(None, None, "Input/output error")
+    for now in range(50):
+        assert copies.judge([blind], float(now)) == []
+        assert copies.wids() == ["w"]
+    assert copies.judge([Glance(status(), b"8")], 50.0) == []
+    assert copies.judge([Glance(status(), b"8")], 51.0) == []
+    assert len(copies.judge([Glance(status(), b"8")], 50.0 + PATIENCE_SECS)) == 1
 
 
 def test_one_that_says_nothing_any_more_is_waited_for_only_so_long() -> None:
@@ -112,6 +127,39 @@ def test_jobs_that_cannot_start_stop_their_spec(how: Any) -> None:
     assert stopped == [False] * (MOST_YOUNG - 1) + [True]
     assert how.upper() in breaker.why
     assert "last words" in breaker.why
+
+
+@pytest.mark.fault("F19", "F56")
+@pytest.mark.parametrize("taken", [None, 0])
+def test_those_that_could_not_work_stop_their_spec_however_long_they_tried(taken: int | None) -> None:
+    breaker = Breaker()
+    said = (
+        status("ended", taken=taken, why="its queue cannot be used: /the/path") if taken is not None else None
+    )
+    remains = Remains(said)
+    unable = Ended("failed", "FAILED", exit_code=exit_codes.CANNOT_START)
+    told = [
+        deaths.count(breaker, worker(status=said, began_at=0.0), unable, remains, now=900.0, ours=False)
+        for _ in range(MOST_YOUNG)
+    ]
+    assert all("died 900 s after its start" in text for text in told)
+    assert not breaker.open
+    if taken is not None:
+        assert "/the/path" in breaker.why
+        assert all("/the/path" in text for text in told)
+
+
+@pytest.mark.fault("F19", "F56")
+@pytest.mark.parametrize("finished", [0, 2])
+def test_those_that_could_work_no_more_are_told_of_and_replaced(finished: int) -> None:
+    breaker = Breaker()
+    unable = Ended("failed", "FAILED", exit_code=exit_codes.CANNOT_START)
+    for _ in range(2 * MOST_YOUNG):
+        past = worker(status=status("ended", taken=3, finished=finished), began_at=0.0)
+        assert "last words" in deaths.count(
+            breaker, past, unable, Remains(tail="last words"), now=900.0, ours=False
+        )
+    assert breaker.open
 
 
 @pytest.mark.parametrize("how", ["preempted", "timeout"])

@@ -14,13 +14,13 @@ import pytest
 from pool_artifacts import BIG, SPEC, Choosy, Goes, Leaf, Limited
 from pool_env import HOME, KEY, Home
 
-from furu_async._pool import queue
+from furu_async._pool import guardian, queue
 from furu_async._pool.pilot import Pilot
 from furu_async._pool.walltime import Walltime
 from furu_async._runtime.blocking import DOOR, NoThread
 from furu_async._store import runs
 from furu_async._store.layout import ArtifactPaths, RunPaths
-from furu_async.errors import FuruStoreError
+from furu_async.errors import FuruExecutorError, FuruStoreError
 from furu_async.testing import Computes, Fails, FakeExecutor, Hangs, Raises, Returns
 
 pytestmark = pytest.mark.virtual_time
@@ -417,6 +417,105 @@ async def test_what_it_cannot_report_for_a_while_is_not_taken_again(
     assert home.done() == ([name] if ends == "well" else [])
     assert list(home.reports()) == ([] if ends == "well" else [name])
     assert len(tries) < 400, "it is tried again ever more slowly"
+
+
+class Broken:
+    """Parts of the store that answer with an error for a while."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, home: Home, until: float, since: float = 0.0) -> None:
+        self.monkeypatch, self.home = monkeypatch, home
+        self.since, self.until = since, until
+
+    def breaks(self, owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -> None:
+        real, loop = getattr(owner, name), asyncio.get_running_loop()
+
+        def call(*args: Any) -> Any:
+            if self.since <= loop.time() < self.until and when(*args):
+                raise OSError(5, "Input/output error", f"{self.home.paths.base}/the-path")
+            return real(*args)
+
+        self.monkeypatch.setattr(owner, name, call)
+
+
+@pytest.mark.fault("F19")
+async def test_trouble_with_the_queue_is_no_idleness(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [home.put(Leaf(n=n)) for n in range(2)]
+    Broken(monkeypatch, home, until=300.0, since=2.0).breaks(queue.Taker, "take")
+    loop = asyncio.get_running_loop()
+
+    async def more() -> None:
+        await asyncio.sleep(200)
+        names.append(home.put(Leaf(n=3)))
+
+    assert await with_worker(home.worker(script=QUICK, detached=True), more) == "nothing to do for 5 s"
+    assert home.done() == sorted(names)
+    assert 305.0 <= loop.time() < 308.0
+
+
+@pytest.mark.fault("F19")
+async def test_time_in_which_the_queue_could_be_looked_at_counts(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look now and then that fails does not keep a worker for ever."""
+    loop = asyncio.get_running_loop()
+    broken = Broken(monkeypatch, home, until=1e9)
+    broken.breaks(queue.Taker, "take", lambda *_: loop.time() % 4.0 > 2.0)
+    assert await home.worker(script=QUICK).run() == "nothing to do for 5 s"
+    assert 6.0 < loop.time() < 20.0
+
+
+@pytest.mark.fault("F19")
+@pytest.mark.parametrize("what", ["the queue", "wishes", "an entry", "its report"])
+async def test_a_queue_that_it_cannot_use_for_long_ends_it_with_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    home = Home(tmp_path, infra_secs=100.0)
+    broken = Broken(monkeypatch, home, until=1e9)
+    match what:
+        case "the queue":
+            broken.breaks(queue.Taker, "take")
+        case "wishes":
+            broken.breaks(queue, "wishes")
+        case "an entry":
+            broken.breaks(queue.Taker, "load")
+        case _:
+            broken.breaks(queue, "finish")
+    home.put(Leaf(n=1))
+    loop = asyncio.get_running_loop()
+    pilot = home.worker(script=QUICK, detached=True)
+    with pytest.raises(FuruExecutorError, match=r"cannot be used for 100 s: Input/output error .*/the-path"):
+        await asyncio.wait_for(pilot.run(), 1000)
+    assert 100.0 < loop.time() < 120.0
+    assert "the-path" in home.status().why
+    assert home.status().stage == "ended"
+
+
+@pytest.mark.fault("F19")
+async def test_what_runs_may_end_before_a_worker_ends_that_cannot_use_its_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path, infra_secs=100.0)
+    Broken(monkeypatch, home, until=1e9, since=1.0).breaks(queue, "wishes")
+    name = home.put(Leaf(n=1))
+    pilot = home.worker(script=FakeExecutor(default=Returns(0, after=300.0)), detached=True)
+    with pytest.raises(FuruExecutorError, match="/the-path"):
+        await pilot.run()
+    assert home.done() == [name]
+    assert 300.0 <= asyncio.get_running_loop().time() < 320.0
+
+
+@pytest.mark.fault("F19")
+async def test_a_controller_that_cannot_be_seen_does_not_keep_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says of the queue is not what it says of its controller."""
+    name = home.put(Leaf(n=1))
+    Broken(monkeypatch, home, until=1e9).breaks(guardian, "look")
+    loop = asyncio.get_running_loop()
+    pilot = home.worker(script=LONG, idle=100.0)
+    assert await pilot.run() == "nothing to do for 100 s"
+    assert home.done() == [name]
+    assert 130.0 <= loop.time() < 132.0
 
 
 @pytest.mark.fault("F57")
