@@ -22,7 +22,7 @@ from furu_async._executors.base import RunPort
 from furu_async._executors.local import LocalExecutor
 from furu_async._model.artifact import class_info
 from furu_async._runtime.blocking import DOOR
-from furu_async._slurm.port import Done, JobRequest
+from furu_async._slurm.port import Done, JobRequest, Rows, Silence
 from furu_async._store.layout import RunPaths
 from furu_async._testing.slurm_jobs import Copy
 from furu_async.errors import FuruRunCancelled, FuruRunTimeout
@@ -237,6 +237,35 @@ def test_a_slow_scancel_is_waited_for_or_told(root: FuruConfig, secs: float) -> 
             assert report.notes == ()
         else:
             assert any("still in Slurm when the run ended" in note for note in report.notes)
+        await end_all_tasks()
+
+    run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F36", "F46")
+def test_jobs_are_cancelled_though_the_queue_does_not_answer(root: FuruConfig) -> None:
+    """`squeue` is silent, `scancel` works: what the queue had when it last answered is cancelled, in time."""
+
+    class Mute(Line):
+        mute = False
+
+        async def query(self) -> Rows | Silence:
+            return (
+                Silence("squeue: error: Unable to contact slurm controller")
+                if self.mute
+                else await super().query()
+            )
+
+    async def main() -> None:
+        world = World(root, script=lambda obj, attempt: Hangs())
+        line = Mute(world.slurm)
+        asyncio.get_running_loop().call_later(60, setattr, line, "mute", True)
+        running = asyncio.get_running_loop().time() + 90
+        _, took = await cancelled(
+            world, SimDag(line, SlurmDag()), lambda: asyncio.get_running_loop().time() > running
+        )
+        assert took <= 30.5
+        assert world.living() == []
         await end_all_tasks()
 
     run_virtual(main(), seed=1)

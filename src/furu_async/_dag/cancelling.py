@@ -17,6 +17,9 @@ from furu_async.report import Failure
 _AGAIN_SECS = 2.0
 _PART = 100
 _SCANCEL_SECS = 20.0
+
+_ASK_SECS = 8.0
+"""How long the queue is asked which jobs are still ours; the end of a run leaves that much, and time to cancel them."""
 _SEE_OFF_SECS = 20.0
 
 
@@ -86,8 +89,9 @@ class Cancelling:
             if sub.pending is not None and not sub.job_id:
                 sub.pending.cancel(kind_text)
         await core.patiently(claims.end_all, core.run.root, core.run.run_id, endings)
-        until = asyncio.get_running_loop().time() + _SCANCEL_SECS
-        await self._scancel(await still_ours(core.shared.poller, targets, until), until)
+        now = asyncio.get_running_loop().time()
+        ours = await still_ours(core.shared.poller, targets, now + _ASK_SECS)
+        await self._scancel(ours, now + _SCANCEL_SECS)
         for number, (unit, digest) in enumerate(drops):
             if number % _PART == _PART - 1:
                 await asyncio.sleep(0)

@@ -43,6 +43,7 @@ class Job:
         name: it must have; another job under the same id is not it. Empty: any.
         restarts: how often Slurm has started it again, as far as known.
         submitted: the latest time of submission that the queue gave it; a requeue changes it.
+        seen: the queue has had it.
         missing_since: since when the queue answers without it.
     """
 
@@ -52,6 +53,7 @@ class Job:
     verdict: Verdict | None = None
     restarts: int = 0
     submitted: int = 0
+    seen: bool = False
     missing_since: float | None = None
     missing_looks: int = 0
     account_at: float = 0.0
@@ -166,7 +168,7 @@ class Tracker:
         return [job for job in self.jobs.values() if not isinstance(job.verdict, Ended)]
 
     def _seen(self, job: Job, row: JobRow) -> list[Change]:
-        job.missing_since, job.missing_looks = None, 0
+        job.seen, job.missing_since, job.missing_looks = True, None, 0
         job.submitted = max(job.submitted, row.submitted)
         restarted = row.restarts > job.restarts
         if restarted:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from furu_async._slurm.poller import Poller, Watch
 from furu_async._slurm.port import Rows, Silence
-from furu_async._slurm.states import Alive, Ended
+from furu_async._slurm.states import Ended
 
 RECENT_SECS = 2.0
 """How old an answer of the queue may be that is relied on; a poller that has nothing to hurry for asks less often."""
@@ -49,10 +49,9 @@ def is_there(watch: Watch | None) -> bool | None:
     """Whether the queue has a job under its name, as of its last answer; None if nothing was heard."""
     if watch is None:
         return None
-    verdict = watch.verdict
-    if isinstance(verdict, Ended) or watch.job.missing_since is not None:
+    if isinstance(watch.verdict, Ended) or watch.job.missing_since is not None:
         return False
-    return True if isinstance(verdict, Alive) else None
+    return True if watch.job.seen else None
 
 
 async def still_ours(poller: Poller, targets: Sequence[Target], until: float) -> list[str]:

@@ -120,6 +120,30 @@ def test_a_slurm_that_does_not_answer_is_asked_again_until_the_time_is_over(secs
     run_virtual(main(), seed=1)
 
 
+@pytest.mark.fault("F36")
+@pytest.mark.parametrize("silent", [0.0, 300.0])
+def test_what_the_queue_had_when_it_last_answered_may_be_cancelled_if_it_does_not_answer(
+    silent: float,
+) -> None:
+    """However long it has been silent; what it did not have, or has never been seen there, is left alone."""
+
+    async def main() -> None:
+        slurm = SimulatedSlurm()
+        poller = Poller(slurm)
+        await submitted(slurm, "ours")
+        seen, missed = poller.track("1", "ours"), poller.track("2", "ours")
+        while is_there(missed) is not False:
+            await poller.snapshot()
+        slurm.kill_controller()
+        await asyncio.sleep(silent)
+        unheard = poller.track("3", "ours")
+        targets = [Target(watch.job.id, "ours", watch) for watch in (seen, missed, unheard)]
+        assert await still_ours(poller, targets, asyncio.get_running_loop().time() + 60) == ["1"]
+        await poller.aclose()
+
+    run_virtual(main(), seed=1)
+
+
 def test_last_looks_are_quick_and_few() -> None:
     async def main() -> None:
         slurm = SimulatedSlurm()
