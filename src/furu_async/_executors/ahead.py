@@ -15,7 +15,6 @@ from furu_async._model.artifact import specs_of
 from furu_async._plan.events import Policy
 from furu_async._plan.machine import State
 from furu_async._plan.states import FIRST_FINAL, Phase
-from furu_async.errors import FuruDefinitionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +47,6 @@ class PlansAhead(Protocol):
 def ahead_of(executor: Executor) -> PlansAhead | None:
     """The same executor, if it is one that is told ahead."""
     return executor if isinstance(executor, PlansAhead) else None
-
-
-def must_fit(executor: Executor, node: Node) -> None:
-    """Raise FuruDefinitionError if a node can never run on an executor."""
-    why = executor.check(node, specs_of(node.obj))
-    if why is not None:
-        raise FuruDefinitionError(f"{node.obj!r} can never run on this executor: {why}")
 
 
 def spec_count(executor: Executor, node: Node) -> int:

@@ -17,11 +17,12 @@ from typing import Any, Literal
 import anyio
 
 from furu_async._executors import continuing, overrides
-from furu_async._executors.ahead import PlansAhead, ahead_of, must_fit, spec_count, todo_of
+from furu_async._executors.ahead import PlansAhead, ahead_of, spec_count, todo_of
 from furu_async._executors.base import Executor, Node, Request, collapse
 from furu_async._executors.ledger import Ledger
 from furu_async._executors.planner import Planner
 from furu_async._executors.recording import Recording, record_of
+from furu_async._executors.refusals import cycle_error, must_be_same, must_fit
 from furu_async._executors.watcher import Watcher
 from furu_async._model.artifact import Furu, class_info
 from furu_async._plan import commands as do
@@ -31,7 +32,7 @@ from furu_async._runtime import clock
 from furu_async._runtime.config import FuruConfig, use_config
 from furu_async._store.layout import RunPaths
 from furu_async._store.runs import Ending
-from furu_async.errors import FuruDefinitionError, FuruError, FuruInternalError
+from furu_async.errors import FuruError, FuruInternalError
 from furu_async.report import NodeStatus
 
 _SLICE = 0.001
@@ -241,11 +242,8 @@ class Driver:
                 nodes[digest] = node
                 if self.executor.has_limits:
                     must_fit(self.executor, node)
-            elif known.obj is not obj and type(known.obj) is not type(obj):
-                raise FuruDefinitionError(
-                    f"two artifacts share the hash {digest}: {known.obj!r} and {obj!r}",
-                    "their classes have the same store name; give one of them another name=",
-                )
+            else:
+                must_be_same(known, obj)
             hashes.append(digest)
         return tuple(hashes)
 
@@ -390,11 +388,7 @@ class Driver:
     def _end_run(self, command: do.EndRun) -> None:
         self.end = command
         if command.cycle and self.error is None:
-            shown = [repr(self.nodes[node].obj) for node in (*command.cycle[:20], command.cycle[0])]
-            self.error = FuruDefinitionError(
-                f"{len(command.cycle)} artifacts depend on each other in a circle: {' -> '.join(shown)}",
-                "a method marked @dependency leads back to where it started",
-            )
+            self.error = cycle_error(self.nodes, command.cycle)
 
     def jitter(self) -> float:
         """A number in [0, 1) for `Failed`."""
