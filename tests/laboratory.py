@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import shlex
 import uuid
 from collections.abc import Iterator
@@ -32,11 +33,13 @@ FIGURES = {
     "nth-operation": 900,
     "nth-await": 700,
     "crash-states": 1_900,
+    "nth-operation-slurm": 60,
+    "nth-await-slurm": 60,
 }
 """Trials of each campaign in `make test`, which fails if the table shows fewer.
 
-The three kinds of simulated runs are 5,200 together; the last three try every case there is, whose number follows from
-the product.
+The three kinds of simulated runs are 5,200 together; ``nth-operation``, ``nth-await`` and ``crash-states`` try every
+case there is, whose number follows from the product. Those of Slurm try some of theirs, see `spread`.
 """
 
 HARMS = ("doubles", "torn", "lost", "endless", "orphans")
@@ -119,6 +122,21 @@ def split(campaign: str, parts: int) -> list[tuple[int, int]]:
     total = wanted(campaign)
     edges = [total * part // parts for part in range(parts + 1)]
     return [(low, high - low) for low, high in itertools.pairwise(edges) if high > low]
+
+
+def spread(campaign: str, cases: int, share: int) -> list[int]:
+    """Which of its cases, numbered from 1, one test of a campaign tries: evenly spread ones, from a place drawn.
+
+    Args:
+        cases: how many there are.
+        share: how many are tried at the length of `make test`; in proportion to `wanted` else, all at the most.
+    """
+    only = os.environ.get("FURU_LAB_TRIAL")
+    if only is not None:
+        return [int(only)]
+    number = min(cases, round(share * wanted(campaign) / FIGURES[campaign]))
+    place = random.Random(os.environ.get("FURU_CHAOS_SEED", "1")).random()
+    return [int((k + place) * cases / number) + 1 for k in range(number)]
 
 
 def too_few() -> list[str]:

@@ -97,6 +97,10 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
                 "tests/unit/plan/test_plan_campaign.py",
                 "tests/sim/test_sim_runs.py",
                 "tests/sim/test_cluster_runs.py",
+                "tests/sim/test_every_await_dag.py",
+                "tests/sim/test_every_await_pool.py",
+                "tests/sim/test_every_operation_dag.py",
+                "tests/sim/test_every_operation_pool.py",
                 "tests/chaos",
                 "tests/slurm/test_pool_absence.py",
             )

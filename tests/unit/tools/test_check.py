@@ -1,3 +1,4 @@
+import itertools
 import sys
 from pathlib import Path
 
@@ -92,3 +93,22 @@ def test_a_trial_that_fails_says_how_to_repeat_it(monkeypatch: pytest.MonkeyPatc
     assert note.endswith("test_check.py::test_a_trial_that_fails_says_how_to_repeat_it")
     monkeypatch.setenv("FURU_LAB_TRIAL", "7")
     assert (laboratory.chosen(7), laboratory.chosen(70)) == (True, False)
+
+
+def test_cases_that_are_tried_are_spread_over_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FURU_LAB_TRIAL", raising=False)
+    monkeypatch.delenv("FURU_LAB_NTH_AWAIT_SLURM", raising=False)
+    monkeypatch.setitem(laboratory.FIGURES, "nth-await-slurm", 20)
+    some = laboratory.spread("nth-await-slurm", 105, 10)
+    assert len(some) == 10
+    assert 1 <= some[0] <= 11
+    assert 95 <= some[-1] <= 105
+    assert {low - high for high, low in itertools.pairwise(some)} <= {10, 11}
+    monkeypatch.setenv("FURU_LAB_NTH_AWAIT_SLURM", "40")
+    assert len(laboratory.spread("nth-await-slurm", 105, 10)) == 20
+    monkeypatch.setenv("FURU_LAB_NTH_AWAIT_SLURM", "4000")
+    assert laboratory.spread("nth-await-slurm", 105, 10) == list(range(1, 106))
+    monkeypatch.setenv("FURU_LAB_NTH_AWAIT_SLURM", "0")
+    assert laboratory.spread("nth-await-slurm", 105, 10) == []
+    monkeypatch.setenv("FURU_LAB_TRIAL", "7")
+    assert laboratory.spread("nth-await-slurm", 105, 10) == [7]
