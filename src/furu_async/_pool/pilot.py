@@ -16,9 +16,9 @@ from furu_async._pool.entries import Stage, WorkerStatus
 from furu_async._pool.guardian import Guardian
 from furu_async._pool.objects_log import Table
 from furu_async._pool.queue import Taken, Taker
-from furu_async._pool.round import Answer, Ask, Desk
+from furu_async._pool.round import Answer, Ask, Desk, Round
 from furu_async._pool.work import PilotPlan, Work
-from furu_async._runtime.blocking import DOOR, BlockingTimeout
+from furu_async._runtime.blocking import DOOR
 from furu_async._runtime.config import FuruConfig
 from furu_async._store.layout import QueuePaths, beat_path
 from furu_async._store.liveness import this_owner
@@ -30,6 +30,7 @@ _FIRST_POLL = 0.02
 _POLL_GROWTH = 1.5
 _MOST_POLL = 1.0
 _LOOK_SECS = 0.25
+_ROUND_SECS = 2.0
 _STATUS_SECS = 0.25
 _FRESH_SECS = 5.0
 _OPEN_SECS = 60.0
@@ -75,6 +76,7 @@ class Pilot:
         self._guardian = Guardian(rules)
         self._owner = this_owner()
         self._unread: list[Taken] = []
+        self._under_way: Round | None = None
         self._error: FuruError | None = None
         self._delay = _FIRST_POLL
         self._due: dict[str, float] = {}
@@ -161,7 +163,7 @@ class Pilot:
             work.end("soft", "its run has ended")
         elif state == "silent":
             work.end("soft", "its controller gave no sign of life for a lease")
-        elif not work.tasks and not self._stuck and not _writes(work.ask):
+        elif not work.tasks and not self._stuck and not work.ask.writes:
             idle = now - work.idle_since
             if idle >= plan.idle:
                 work.end("soft", f"nothing to do for {plan.idle:g} s")
@@ -206,6 +208,8 @@ class Pilot:
         self.stage, self._finishing = "draining", True
         if self._patience is not None:
             self._patience.cancel()
+        if self._under_way is not None:
+            await self._round()  # what it has taken is given back
         self.work.abandon()
         self.work.ask.back += [(taken.name, taken.place) for taken in self._unread]
         self._unread = []
@@ -215,29 +219,31 @@ class Pilot:
                 self.stage = "ended"
                 until = self._loop.time() + _LAST_SECS / 2
                 await self._round(last=True)
-                while _writes(self.work.ask) and self._loop.time() < until:
+                while (self.work.ask.writes or self._under_way) and self._loop.time() < until:
                     await asyncio.sleep(_LOOK_SECS)
                     await self._round(last=True)
         except TimeoutError:
             self.log("something does not end, or the store does not answer: it is left")
+        if self._under_way is not None:
+            self._under_way.leave()
 
     # -- rounds ----------------------------------------------------------------------------------------------
 
     async def _round(self, last: bool = False) -> bool:
         """One look at the queue; True if something came of it."""
-        ask = self._ask(last)
-        if not (
-            _writes(ask) or ask.want or ask.look or ask.watch or ask.status or ask.lookup or ask.fulfilled
-        ):
+        if self._under_way is None:
+            ask = self._ask(last)
+            if ask.is_empty:
+                return False
+            self._under_way = Round(self._desk, ask)
+        this = self._under_way
+        if not await this.has_ended(_ROUND_SECS):
+            self._note_stuck(f"{self.paths.root} gives no answer")
             return False
-        wrote = _writes(ask)
-        try:
-            answer: Answer = await DOOR.files.run(self._desk.round, ask)
-        except BlockingTimeout as error:  # no thread can be had: nothing of it was done
-            answer = Answer(ask.done, ask.reports, ask.back, unread=ask.unread, trouble=str(error))
-            answer.blind = str(error)
+        self._under_way = None
+        answer = this.answer()
         self._hear(answer)
-        return (wrote and not answer.trouble) or bool(answer.entries)
+        return (this.ask.writes and not answer.trouble) or bool(answer.entries)
 
     def _ask(self, last: bool) -> Ask:
         now, work = self._loop.time(), self.work
@@ -357,7 +363,3 @@ class Pilot:
                 beat=beat_path(self.paths.home, plan.wid),
             )
         )
-
-
-def _writes(ask: Ask) -> bool:
-    return bool(ask.done or ask.reports or ask.back)

@@ -5,6 +5,7 @@ What ended is written first, then new work is taken, so that a worker that is st
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from furu_async._pool.entries import QueueEntry, Report
 from furu_async._pool.guardian import Sighting
 from furu_async._pool.objects_log import Table
 from furu_async._pool.queue import Place, Taken, Taker
+from furu_async._runtime.blocking import DOOR, BlockingTimeout
 from furu_async._store import atomic
 from furu_async._store.layout import QueuePaths, WorkerPaths
 from furu_async._store.records import Damaged
@@ -47,6 +49,17 @@ class Ask:
     look: bool = True
     watch: bool = False
     status: bytes = b""
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is anything of an entry to be written."""
+        return bool(self.done or self.reports or self.back)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        does = self.want or self.look or self.watch or self.status or self.lookup or self.fulfilled
+        return not (self.writes or does)
 
 
 @dataclass(slots=True)
@@ -88,6 +101,31 @@ class Answer:
         """As ``blind``; also where what was to be written, or to be read of what it holds, could not be."""
         kept = self.done or self.reports or self.back or self.unread
         return self.blind or (self.trouble if kept and self.trouble else self.blind)
+
+
+class Round:
+    """One that is under way, off the loop; what hangs there does not keep its worker from deciding."""
+
+    def __init__(self, desk: Desk, ask: Ask) -> None:
+        self.ask: Ask = ask
+        self._call = asyncio.ensure_future(DOOR.files.run(desk.round, ask))
+
+    async def has_ended(self, seconds: float) -> bool:
+        """Whether it has, after waiting for that."""
+        await asyncio.wait([self._call], timeout=seconds)
+        return self._call.done()
+
+    def answer(self) -> Answer:
+        """What came of it, when it has ended."""
+        try:
+            return self._call.result()
+        except BlockingTimeout as error:  # no thread can be had: nothing of it was done
+            ask, text = self.ask, str(error)
+            return Answer(ask.done, ask.reports, ask.back, unread=ask.unread, trouble=text, blind=text)
+
+    def leave(self) -> None:
+        """Nobody will ask for its answer."""
+        self._call.cancel()
 
 
 class Desk:
