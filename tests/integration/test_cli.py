@@ -114,6 +114,17 @@ def test_a_run_from_the_first_to_the_cached_one(folder: Path) -> None:
     assert len(again.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("progress", ["--progress", "--no-progress"])
+def test_a_store_that_everybody_may_write_to_is_warned_about_once(folder: Path, progress: str) -> None:
+    root = folder / "furu-data"
+    root.mkdir()
+    root.chmod(0o777)
+    done = call(folder, "run", "steps:good", progress)
+    assert done.returncode == 0
+    assert done.stderr.count(f"{root} can be written by every user") == 1
+    assert f"chmod o-w {root}" in done.stderr
+
+
 def test_failed_nodes_are_explained_and_the_code_is_1(folder: Path) -> None:
     done = call(folder, "run", "steps:mixed", "--retries", "0")
     assert done.returncode == 1

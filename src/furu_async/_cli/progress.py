@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PlainProgress", "Progress", "RichProgress", "make_progress"]
 
+_NOTE = 500  # it says what to do at its end
 _LABEL = 100
 _TONES = {"plain": "", "title": "bold", "error": "red", "dim": "dim", "good": "green"}
 
@@ -108,6 +109,7 @@ class PlainProgress:
         self._untold = 0
         self._said: tuple[int, int, int, str] = (0, 0, 0, "")
         self._noted: set[str] = set()
+        self._early: list[RunEvent] | None = []
         self._quiet_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -118,10 +120,16 @@ class PlainProgress:
         self._began = self._quiet_since = self._clock()
         self._next_summary = self._began + self._interval()
         self._write(f"run {clean(run_id)}, results in {clean(root)}")
+        early, self._early = self._early or [], None
+        for event in early:
+            self.on_event(event)
         self._wake_later()
 
     def on_event(self, event: RunEvent) -> None:
         """Count the event; tell it if it is worth a line and there is room for one."""
+        if self._early is not None:  # there is something to be said even before the run begins
+            self._early.append(event)
+            return
         now = self._clock()
         seconds = self._tally.feed(event, now)
         if now >= self._next_summary:
@@ -154,7 +162,7 @@ class PlainProgress:
             took = f" in {duration(seconds)}" if seconds is not None else ""
             return f"{event.status} {label}{took}{f': {message}' if message else ''}"
         if event.kind == "note":
-            return f"note    {message}"
+            return f"note    {shorten(clean(event.message), _NOTE)}"
         return f"{'again' if event.kind == 'node_retry' else 'waits':<7} {label}: {message}"
 
     def _interval(self) -> float:

@@ -96,6 +96,19 @@ def test_each_kind_of_news_has_its_line() -> None:
     ]
 
 
+def test_what_is_said_before_the_run_begins_is_told_and_whole() -> None:
+    progress, out, _ = plain()
+    text = f"the folder {'x' * 200} is open to all; close it with: chmod o-w"
+    progress.on_event(event("note", message=text))
+    assert out.getvalue() == ""
+    progress.start("r", "/root")
+    progress.stop(report(outcome(1), ok=True, notes=(text,)))
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("run r")
+    assert lines[1].endswith(text)
+    assert out.getvalue().count("is open to all") == 1
+
+
 def test_a_quiet_run_says_now_and_then_what_runs() -> None:
     async def quiet() -> None:
         progress.start("r", "/root")
