@@ -16,6 +16,8 @@ from tests.sim.test_dag_runs import World
 
 from furu_async import FuruConfig
 from furu_async._dag import claims
+from furu_async._runtime import exit_codes
+from furu_async._testing.slurm_jobs import Copy
 from furu_async.errors import FuruExecutorError
 from furu_async.report import RunEvent
 from furu_async.testing import run_virtual, tmp_root
@@ -114,3 +116,22 @@ def test_a_store_that_does_not_say_how_a_job_ended_is_told_and_ends_the_run(
     assert root.infra_secs < took < root.infra_secs + 60
     notes = [event.message for event in events if event.kind == "note"]
     assert any("the folder of a node" in note for note in notes), "why it waits is told meanwhile"
+
+
+@pytest.mark.fault("F39")
+def test_jobs_that_cannot_begin_say_where_the_reason_is(root: FuruConfig) -> None:
+    async def cannot(copy: Copy) -> int:
+        return exit_codes.CANNOT_START
+
+    async def main() -> None:
+        world = World(root)
+        world.slurm.program = cannot
+        report = await world.run(world.controller(), retries=0)
+        failures = [node.failure for node in report if node.status == "failed"]
+        assert failures
+        for failure in failures:
+            assert failure is not None
+            assert "exit code 75: it could not begin, its log says why" in failure.message
+        assert world.living() == []
+
+    run_virtual(main(), seed=1)

@@ -18,6 +18,7 @@ from furu_async._dag.foreign import resolve
 from furu_async._dag.telling import Telling
 from furu_async._dag.tracks import Core, Sub, Track
 from furu_async._plan.events import Elsewhere, Failed, Started, Succeeded, TakenBack
+from furu_async._runtime import exit_codes
 from furu_async._slurm.states import Alive, Ended
 from furu_async._slurm.tracking import Change
 from furu_async.errors import FuruExecutorError
@@ -345,6 +346,8 @@ def _by_slurm(track: Track, ended: Ended, sight: Sight) -> Failure:
             kind = "lost"
         if ended.exit_code:
             said += f", exit code {ended.exit_code}"
+        if ended.exit_code == exit_codes.CANNOT_START:
+            said += ": it could not begin, its log says why"
     if kind == "cancelled":
         said += ": cancelled by somebody"
     return Failure(kind=kind, message=said)

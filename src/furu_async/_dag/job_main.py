@@ -56,7 +56,8 @@ async def _main(args: argparse.Namespace, paths: RunPaths, job: JobIdentity) -> 
     order = await _patiently(lambda: orders.read_order(submission))
     node = assigned(order, job) if order is not None else None
     if settings is None or node is None:
-        say(f"{submission.base}: there is no order for it, or {paths.base} lacks the run's settings")
+        missing = orders.settings_path(paths) if settings is None else orders.order_path(submission)
+        say(f"{missing} is missing, damaged, or says nothing about this job; its controller wrote it before")
         return exit_codes.CANNOT_START
     config = FuruConfig(**settings.config)
     like_the_controller(settings.path, settings.argv, settings.cwd, say)
