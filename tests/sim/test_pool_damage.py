@@ -19,8 +19,9 @@ from tests.sim.sim_artifacts import Item
 from furu_async import RunReport
 from furu_async._pool import crew, queue
 from furu_async._store import fs
-from furu_async.errors import FuruExecutorError
-from furu_async.testing import FakeExecutor, Returns, run_virtual
+from furu_async._store.layout import ArtifactPaths
+from furu_async.errors import FuruError, FuruExecutorError
+from furu_async.testing import FakeExecutor, Returns, faulty_storage, run_virtual
 
 LONG = FakeExecutor(default=Returns(1, after=30.0))
 
@@ -234,3 +235,58 @@ def test_a_workers_beat_that_cannot_be_read_is_no_silence(
         assert report.counts["created"] == 1
         assert jobs == 1
         assert [each.history for each in report.nodes.values()] == [()]
+
+
+@pytest.mark.fault("F17", "F18", "F19")
+def test_a_folder_that_cannot_be_made_is_waited_for_or_said(tmp_path: Path) -> None:
+    """What passes by itself for as long as trouble is waited out; what needs a person is said at once."""
+
+    async def one(name: str, number: int, times: int | None) -> tuple[str, float]:
+        world = World(tmp_path / name, LONG, infra_secs=100.0)
+        loop, said = asyncio.get_running_loop(), ""
+        began = loop.time()
+        with faulty_storage(number, path="*/queue/done", operation="mkdir", times=times):
+            try:
+                await world.run(Item(number=1), pool=world.pool(workers=1))
+            except FuruError as error:
+                said = str(error)
+        return said, loop.time() - began
+
+    assert run_virtual(one("passes", errno.EIO, 5))[0] == ""
+    for number, words in ((errno.EIO, "Input/output error"), (errno.ENOSPC, "No space left on device")):
+        said, took = run_virtual(one(f"stays-{number}", number, None))
+        assert words in said
+        assert "/queue/done" in said
+        assert (80 < took < 130) == (number == errno.EIO)
+        assert number == errno.EIO or took < 10
+
+
+@pytest.mark.fault("F19", "F22")
+@pytest.mark.parametrize("times", [1, 4])
+def test_a_claim_that_was_made_and_answered_with_an_error_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Its worker lives and beats, maybe for hours, and the next try may be another worker's."""
+    real, hits = fs.lstat, 0
+    item = Item(number=1)
+    paths = ArtifactPaths(str(tmp_path / "store"), "tests.sim.sim_artifacts.Item", item.furu_hash)
+
+    def lstat(path: str) -> os.stat_result:
+        nonlocal hits
+        if path == paths.end(1) and os.path.lexists(paths.claim(1)) and hits < times:
+            hits += 1
+            raise OSError(errno.ESTALE, "Stale file handle", path)
+        return real(path)
+
+    async def main() -> RunReport:
+        os.makedirs(paths.claims)  # so that it is not the first to want it
+        world = World(tmp_path / "store", LONG)
+        report = await world.run(item, pool=world.pool(workers=1))
+        assert world.ends(item, paths.name) == ["infrastructure", "success"]
+        return report
+
+    monkeypatch.setattr(fs, "lstat", lstat)
+    report = run_virtual(main(), patience=20)
+    assert hits == times
+    assert report.counts["created"] == 1
+    assert report.duration < 60

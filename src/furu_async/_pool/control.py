@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from furu_async._executors.publishing import NEEDS_A_PERSON
 from furu_async._model.resources import SlurmSpec
 from furu_async._plan.leases import LeaseRules
+from furu_async._plan.retry import backoff
 from furu_async._pool import audit, queue, reports
 from furu_async._pool.crew import Gone, Worker
 from furu_async._pool.feeder import Feeder
@@ -40,6 +42,7 @@ _SLOWEST = 1.0
 _STATUS_SECS = 0.25
 _ROUND_SECS = 60.0
 _CLOSE_SECS = 6.0
+_AGAIN_FIRST, _AGAIN_MOST = 0.5, 10.0
 _PATIENCE = 2.0
 
 _log = logging.getLogger("furu_async.pool")
@@ -135,16 +138,26 @@ class Control:
         """Make the folder ready, tell what an earlier controller left, begin to go round.
 
         Raises:
-            OSError: the store cannot be written.
+            OSError: the store cannot be written: somebody has to put that right, or it went on for too long.
         """
-        settings = settings_of(self.config)
-        try:
-            survey = await DOOR.files.run(prepare, self.paths, settings, self.objects, deadline=_ROUND_SECS)
-        except BlockingTimeout as error:
-            raise OSError(str(error)) from error
-        survey_done(survey)
+        survey_done(await self._prepare())
         self._task = self._loop.create_task(self._run(), name="furu pool")
         self._task.add_done_callback(self._on_end)
+
+    async def _prepare(self) -> Survey:
+        settings, since, tries = settings_of(self.config), self._loop.time(), 0
+        while True:
+            try:
+                return await DOOR.files.run(prepare, self.paths, settings, self.objects, deadline=_ROUND_SECS)
+            except OSError as error:  # a deadline that has passed, too
+                tries += 1
+                pause = backoff(_AGAIN_FIRST, _AGAIN_MOST, tries, 0.0)
+                late = self._loop.time() + pause - since > self.config.infra_secs
+                if late or error.errno in NEEDS_A_PERSON:
+                    raise
+                if tries == 1:
+                    self._on_trouble(f"{error.filename or self.paths.base}: {error.strerror or error}")
+            await asyncio.sleep(pause)
 
     def poke(self) -> None:
         """Something is likely to happen soon."""

@@ -69,7 +69,7 @@ def prepare(paths: QueuePaths, settings: PoolSettings, objects: ObjectsLog) -> S
     """Make the folder ready, and look at what is there; blocks.
 
     Raises:
-        OSError: the store cannot be written.
+        OSError: the store cannot be written, or not be read. Calling again is harmless, and finds the same.
     """
     run = RunPaths(paths.root, paths.home)
     there = atomic.exists(paths.base)
@@ -89,13 +89,18 @@ def prepare(paths: QueuePaths, settings: PoolSettings, objects: ObjectsLog) -> S
             survey.add(name)
     for name in queue.done(paths):
         survey.add(name)
+    dropped: list[str] = []
     for name in queue.failed(paths):
         # The end of an attempt may be newer than what was counted from the store; of others nothing need be known.
         attempt = _is_attempt(paths, name)
         survey.add(name, keep=attempt)
         if not attempt:
-            atomic.try_unlink(f"{paths.failed}/{name}")
+            dropped.append(f"{paths.failed}/{name}")
     survey.sids = sorted(queue.names(run.submissions))
+    for (
+        path
+    ) in dropped:  # after everything that may raise: the tickets in their names are not to be given again
+        atomic.try_unlink(path)
     return survey
 
 

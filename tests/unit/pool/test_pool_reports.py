@@ -163,6 +163,30 @@ def test_what_was_reported_to_a_dead_controller_is_left_for_the_next(desk: Desk)
     assert queue.failed(desk.home.paths) == [attempt.file]
 
 
+@pytest.mark.fault("F07", "F19")
+def test_a_survey_that_an_error_has_interrupted_finds_the_same_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tickets that were given are not given again."""
+    refused, _ = desk.task(1)
+    desk.report(refused, "failed", failure=Failure(kind="protocol", message="not mine"))
+    paths, settings = desk.home.paths, home.settings_of(desk.home.config)
+    submissions, listdir = RunPaths(paths.root, paths.home).submissions, fs.listdir
+
+    def fails(path: str) -> list[str]:
+        if path == submissions:
+            raise OSError(errno.EIO, "no", path)
+        return listdir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "listdir", fails)
+        with pytest.raises(OSError, match="no"):
+            home.prepare(paths, settings, ObjectsLog(paths.objects))
+    survey = home.prepare(paths, settings, ObjectsLog(paths.objects))
+    assert survey.numbers == {refused.hash: refused.number}
+    assert queue.failed(paths) == []
+
+
 @pytest.mark.fault("F54")
 def test_a_result_that_stays_invisible_is_trouble_and_not_a_success(desk: Desk) -> None:
     task, run = desk.task(1)
