@@ -347,9 +347,9 @@ def set_aside(paths: QueuePaths, path: str, why: str) -> bool:
     """
     name = os.path.basename(path)[:100]
     for target in (name, f"{name}{atomic.private_name('again')}"):
-        if atomic.exists(f"{paths.bad}/{target}"):
-            continue
         try:
+            if atomic.exists(f"{paths.bad}/{target}"):
+                continue
             moved = _into(path, paths.bad, target)
         except OSError:
             return False

@@ -228,6 +228,24 @@ def test_a_foreign_file_that_cannot_be_moved_is_told_once(
     assert taker.bad == [f"{folder}/notes.txt"]
 
 
+@pytest.mark.fault("F19", "F78")
+@pytest.mark.parametrize("operation", ["lstat", "rename"])
+def test_what_cannot_be_set_aside_while_the_store_gives_errors_stays(
+    home: Home, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    foreign = Path(home.paths.base, "foreign")
+    foreign.write_text("mine")
+
+    def fails(path: str, *_: str) -> None:
+        raise OSError(errno.EIO, "no", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, operation, fails)
+        assert not queue.set_aside(home.paths, str(foreign), "why")
+    assert queue.set_aside(home.paths, str(foreign), "why")
+    assert Path(home.paths.bad, "foreign").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
