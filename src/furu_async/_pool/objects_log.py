@@ -93,15 +93,16 @@ class ObjectsReader:
             fd = fs.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return []
-        parts = [self._rest]
+        parts: list[bytes] = []
         try:
             os.lseek(fd, self._offset, os.SEEK_SET)
             while data := fs.read(fd, _CHUNK):
                 parts.append(data)
-                self._offset += len(data)
         finally:
             fs.close(fd)
-        *lines, self._rest = b"".join(parts).split(b"\n")
+        # Only now: what an error has interrupted is read once more.
+        self._offset += sum(map(len, parts))
+        *lines, self._rest = b"".join((self._rest, *parts)).split(b"\n")
         found = []
         for line in lines:
             if not line:

@@ -81,6 +81,35 @@ async def test_trouble_is_waited_out_told_once_and_nothing_is_lost(
     assert 10 < tried() < 60
 
 
+@pytest.mark.fault("F19")
+@pytest.mark.parametrize("nth", [1, 2, 3])
+async def test_a_table_whose_reading_was_interrupted_is_read_whole(
+    home: Home, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    feeder = Feeder(home.paths, home.objects, 900.0)
+    reader = ObjectsReader(home.paths.objects)
+    put(home, feeder, 0, [])
+    await settled(feeder)
+    assert len(reader.read()) == 1
+    for n in range(1, 10):
+        put(home, feeder, n, [])
+    await settled(feeder)
+    real, calls = fs.read, 0
+
+    def read(fd: int, size: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise OSError(errno.EIO, "no")
+        return real(fd, min(size, 700))
+
+    monkeypatch.setattr(fs, "read", read)
+    with pytest.raises(OSError, match="no"):
+        reader.read()
+    assert len(reader.read()) == 9
+    assert reader.unreadable == 0
+
+
 async def test_after_so_long_each_operation_is_given_up_with_its_error(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
