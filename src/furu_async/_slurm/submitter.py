@@ -150,6 +150,7 @@ class Pending:
         self._timer: asyncio.TimerHandle | None = None
         self._steps: set[asyncio.Task[None]] = set()
         self._tickets: dict[int, Ticket] = {}
+        self._tokens: dict[int, str] = {}
         self._answer: asyncio.Future[p.Finished] = self._loop.create_future()
         self.state: State = State(rules=owner.rules)
         self.task: asyncio.Task[None] = self._loop.create_task(
@@ -279,7 +280,8 @@ class Pending:
         self._events.put_nowait(event)
 
     async def _record(self, k: int) -> p.Recorded:
-        token = self._owner.token()
+        # The same one again where an error came after the record: it is known by it.
+        token = self._tokens.setdefault(k, self._owner.token())
         name = job_name(self._order.what, self._order.run_id, token)
         ok = await on_disk(submissions.begin, self._order.paths, k, token, name, self._order.what)
         if not ok:

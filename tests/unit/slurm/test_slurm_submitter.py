@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 from pathlib import Path
@@ -15,7 +16,7 @@ from furu_async._slurm.names import belongs_to, read_name
 from furu_async._slurm.poller import Poller
 from furu_async._slurm.port import JobRequest, Submitted
 from furu_async._slurm.submitter import Order, Pending, Submitter, Ticket
-from furu_async._store import submissions
+from furu_async._store import fs, submissions
 from furu_async._store.layout import RunPaths
 from furu_async._testing.slurm import Copy, SimSettings, SimulatedSlurm
 from furu_async.testing import run_virtual
@@ -96,6 +97,31 @@ async def test_a_job_is_submitted_noted_and_admitted(tmp_path):
     assert last.job is not None
     assert last.ruling is not None
     assert (last.token, last.job.job_id, last.ruling.job_id) == (parts.token, "1", "1")
+
+
+@virtual
+@pytest.mark.fault("F22")
+@pytest.mark.parametrize("operation", ["link", "fsync"])
+async def test_a_record_that_is_there_and_answered_with_an_error_is_known_as_ones_own(
+    tmp_path, monkeypatch, operation
+):
+    """Somebody else's would have to be searched for, for half a minute."""
+    site, real, failed = Site(tmp_path), getattr(fs, operation), []
+
+    def fails(*given, **more):
+        there = os.path.lexists(site.run.submission("s").attempt(1))
+        result = real(*given, **more)
+        if not failed and (operation == "link" or there):
+            failed.append(given)
+            raise OSError(errno.EIO, "the reply is lost")
+        return result
+
+    monkeypatch.setattr(fs, operation, fails)
+    done = await site.controller().submit(site.order())
+    assert done == p.Finished("placed", Submitted("1"), 1)
+    assert len(failed) == 1
+    assert now() < 5.0
+    assert site.slurm.counts["find"] == 0
 
 
 @virtual
