@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from furu_async._dag.orders import (
+    IN_ITS_JOB,
     OrderNode,
     is_given_up,
     outcome_path,
@@ -23,7 +24,7 @@ from furu_async._executors.base import Node
 from furu_async._executors.planner import describe_claim
 from furu_async._runtime import clock
 from furu_async._store import artifacts
-from furu_async._store.beat import read_beat, see_beat
+from furu_async._store.beat import is_back, read_beat
 from furu_async._store.card import PlainCard
 from furu_async._store.layout import ArtifactPaths, RunPaths, beat_path
 from furu_async._store.liveness import known_dead
@@ -63,7 +64,7 @@ class Answer:
 
     Attributes:
         what: ``ours``: claimed. ``done``: it has a result. ``adopt``: an earlier controller of this run had claimed it,
-            for the job of ``wid``. ``foreign``: somebody else's, see ``claim``. ``trouble``: see ``text``.
+            for the job of ``wid``, which has it or is about to try again. ``foreign``: somebody else's, see ``claim``. ``trouble``: see ``text``.
         job: of a foreign one, the id of its job, where that is known.
         damaged: the trouble does not pass by waiting.
     """
@@ -100,6 +101,9 @@ def _claim(root: str, run_id: str, one: Wanted) -> Answer:
     for _ in range(_TRIES):
         seen = look(paths)
         if seen.verdict == "free":
+            wid = _between_attempts(root, run_id, seen.end, one)
+            if wid:
+                return Answer(what="adopt", generation=seen.generation, wid=wid)
             reply = artifacts.claim(paths, seen.next_generation, card)
         elif seen.verdict == "published":
             return Answer(what="done", generation=seen.generation)
@@ -119,6 +123,17 @@ def _claim(root: str, run_id: str, one: Wanted) -> Answer:
     return Answer(what="trouble", text=f"{paths.base} changes hands all the time")
 
 
+def _between_attempts(root: str, run_id: str, end: End | None, one: Wanted) -> str:
+    """The job of this run that has ended the newest generation and is about to try again by itself; else empty."""
+    if end is None or end.run_id != run_id or end.failure is None or end.failure.kind not in IN_ITS_JOB:
+        return ""
+    sid = sid_of(end.token)
+    if not sid or sid in one.done_with or _is_given_up(root, run_id, end.token):
+        return ""
+    path = outcome_path(RunPaths(root, run_id).submission(sid), end.token)
+    return end.token if read_outcome(path) is None else ""
+
+
 def _taken(root: str, run_id: str, paths: ArtifactPaths, seen: Look, one: Wanted) -> Answer | None:
     """Somebody has it: who; None if the claim may be ended."""
     claim, n = seen.claim, seen.generation
@@ -130,7 +145,7 @@ def _taken(root: str, run_id: str, paths: ArtifactPaths, seen: Look, one: Wanted
         return None if closed else Answer(what="adopt", generation=n, wid=wid, claim=claim)
     if known_dead(claim.owner) is True:
         return None
-    if one.takeover == n and see_beat(root, claim.beat) == one.silent_at:
+    if one.takeover == n and not is_back(root, claim.beat, one.silent_at):
         return None
     if wid and _is_given_up(root, claim.run_id, wid):
         return None

@@ -210,6 +210,7 @@ class Steps:
         elif kind == "taken":
             self._on_taken(job, reply)
         else:
+            self.late.disclaim(job.origin.run, job.origin.node)
             self._trouble(job, reply)
 
     def _on_taken(self, job: Job, reply: Any) -> None:

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
-from furu_async._executors.base import RunPort
+from furu_async._executors.base import Node, RunPort
 from furu_async._plan.retry import backoff
 from furu_async._runner.keeper_client import KeeperClient, Op
 
@@ -105,6 +105,11 @@ class LateEnds:
             reply(answer)
 
         return answered
+
+    def disclaim(self, run: RunPort, node: Node) -> None:
+        """End what a claim that failed may have claimed all the same: an error came after the link."""
+        op = ("disclaim", run.root, run.run_id, node.name, node.hash)
+        self._keeper.request(op, self.watched(op, run, lambda _: None))
 
     def _again(self, op: Op, run: RunPort, tries: int) -> None:
         del self._timers[op[1:5]]

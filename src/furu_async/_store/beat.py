@@ -53,6 +53,19 @@ def see_beat(root: str, beat: str) -> bytes | None:
         fs.close(fd)
 
 
+def is_back(root: str, beat: str, silent_at: bytes | None) -> bool:
+    """Whether an owner that was judged silent has given a sign of life since. That its beat is gone is none.
+
+    Args:
+        beat: as of `see_beat`.
+        silent_at: what it said when its owner was judged.
+
+    Raises:
+        OSError: it cannot be read now.
+    """
+    return see_beat(root, beat) not in (silent_at, None)
+
+
 class Beat:
     """Beats one file from a thread of its own, so that no other mount and no other work can delay it.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 from furu_async._store import atomic, fs, runs
-from furu_async._store.artifacts import finish
+from furu_async._store.artifacts import Look, finish, look
 from furu_async._store.beat import Beat
 from furu_async._store.card import Card
 from furu_async._store.layout import ArtifactPaths, RunPaths, WorkerPaths
@@ -101,11 +102,28 @@ class HeldRun:
         """
         if failure is not None:
             for (_, n), paths in list(self.held.items()):
-                self._end_artifact(paths, n, failure)
+                with suppress(OSError):
+                    self._end_artifact(paths, n, failure)
             self._end_itself(how, counts, at)
         self.beat.stop()
         self._forget_children()
         return self.leave()
+
+    def has_unknown(self, paths: ArtifactPaths, seen: Look) -> bool:
+        """Whether it has claimed an artifact without the supervisor's knowing: an error came after the link."""
+        mine = seen.verdict == "claimed" and seen.claim is not None and seen.claim.token == self.card.token
+        return mine and (paths.base, seen.generation) not in self.held
+
+    def disclaim(self, paths: ArtifactPaths) -> None:
+        """End such a claim, if there is one: others would wait for it as long as this owner beats.
+
+        Raises:
+            OSError: it cannot be told, or not be ended now.
+        """
+        seen = look(paths)
+        if self.has_unknown(paths, seen):
+            failure = Failure(kind="infrastructure", message="an error came after it was claimed")
+            self._end_artifact(paths, seen.generation, failure)
 
     def _end_artifact(self, paths: ArtifactPaths, n: int, failure: Failure) -> None:
         end = End(
@@ -116,10 +134,7 @@ class HeldRun:
             hash=paths.hash,
             failure=failure,
         )
-        try:
-            finish(paths, n, end)
-        except OSError:
-            pass
+        finish(paths, n, end)
 
     def _end_itself(self, how: runs.Ending, counts: Mapping[str, int] | None, at: float | None) -> None:
         """From then on nobody need find the run, unless it is lost."""

@@ -16,6 +16,7 @@ that order. An operation that fails harms no other. Operations, each a list that
     claim, root, run_id, name, hash         -> claimed n | published n | taken n claim
     takeover, root, run_id, name, hash, n, reason             ends n as lost, ends what it left here, claims n+1
              and, for an owner judged by its silence, the beat it was silent at   taken, if it beats again
+    disclaim, root, run_id, name, hash      -> ok             ends what a claim that failed may have claimed
     hold, root, run_id, name, hash, n       -> ok             claimed by an earlier keeper of this supervisor
     publish, root, name, hash, n, end_json, power             -> published | fenced end | broken problems
     finish, root, name, hash, n, end_json   -> published | fenced end
@@ -56,7 +57,7 @@ from furu_async._store.artifacts import (
     takeover,
 )
 from furu_async._store.artifacts import publish_encoded as publish
-from furu_async._store.beat import Beat, see_beat
+from furu_async._store.beat import Beat, is_back
 from furu_async._store.holding import HeldRun
 from furu_async._store.layout import ArtifactPaths, data_folder
 from furu_async._store.liveness import children_of, end_children, end_left_behind
@@ -95,6 +96,7 @@ class Keeper:
         self._sweeper = Sweeper()
         self._operations: dict[str, Callable[..., Reply]] = {
             "claim": self._claim,
+            "disclaim": self._disclaim,
             "publish": self._publish,
             "finish": self._finish,
             "takeover": self._takeover,
@@ -239,7 +241,7 @@ class Keeper:
             seen = look(paths)
             if seen.verdict == "free":
                 reply = claim(paths, seen.next_generation, run.card)
-            elif seen.verdict == "claimed" and self._unfinished(run, paths, seen):
+            elif run.has_unknown(paths, seen):
                 reply = claim(paths, seen.generation, run.card)
             else:
                 return _seen_reply(paths, seen)
@@ -249,10 +251,11 @@ class Keeper:
                 return _seen_reply(paths, reply.look)
         return _error(f"{paths.base} changes hands all the time", errno.EAGAIN)
 
-    def _unfinished(self, run: HeldRun, paths: ArtifactPaths, seen: Look) -> bool:
-        """Our own claim whose answer never reached the supervisor: an error came after the link."""
-        mine = seen.claim is not None and seen.claim.token == run.card.token
-        return mine and (paths.base, seen.generation) not in self._holders
+    def _disclaim(self, root: str, run_id: str, name: str, hash: str) -> Reply:
+        run = self._runs.get((root, run_id))
+        if run is not None:
+            run.disclaim(ArtifactPaths(root, name, hash))
+        return _OK
 
     def _hold(self, run: HeldRun, paths: ArtifactPaths, n: int, notes: list[str]) -> Reply:
         key = (paths.base, n)
@@ -278,15 +281,17 @@ class Keeper:
         if seen.verdict == "claimed" and seen.generation == n and seen.claim is not None:
             owner = seen.claim
             # Since it was judged, hours may have passed: in a queue, or with a store that cannot be written.
-            if silent_at and see_beat(root, owner.beat) != silent_at[0]:
+            if silent_at and is_back(root, owner.beat, silent_at[0]):
                 return _seen_reply(paths, seen)
         else:
             owner = None
         # Whatever the durability: it is rare, and who was silent may live where this host's power does not matter.
         fence_synced = bool(silent_at)
-        reply: ClaimReply = takeover(
-            paths, n, run.card, reason, run_id, lambda: _end_owner(root, owner), fence_synced
-        )
+
+        def end_owner() -> bool:
+            return owner is not None and end_left_behind(root, owner, _END_SECONDS)
+
+        reply: ClaimReply = takeover(paths, n, run.card, reason, run_id, end_owner, fence_synced)
         if reply.r == "claimed":
             return self._hold(run, paths, reply.generation, seen.notes)
         return _seen_reply(paths, reply.look or look(paths))
@@ -354,11 +359,6 @@ def _own_end(end_json: bytes, n: int, status: str) -> End:
     if end.generation != n or end.status != status:
         raise FuruError(f"an end of generation {end.generation} ({end.status}) was given for {n} ({status})")
     return end
-
-
-def _end_owner(root: str, owner: Claim | None) -> None:
-    if owner is not None:
-        end_left_behind(root, owner, _END_SECONDS)
 
 
 def spawn(end: socket.socket, heartbeat: float) -> subprocess.Popen[bytes]:

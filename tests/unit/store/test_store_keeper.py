@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -304,6 +305,49 @@ def test_an_owner_that_beats_again_before_it_is_replaced_keeps_its_claim(root: s
     Path(beat).write_bytes(judged)
     assert taker.handle(replace) == {"r": "claimed", "n": 2}
     for each in (owner, taker):
+        each.handle(["close"])
+
+
+@pytest.mark.fault("F63")
+def test_an_owner_whose_beat_is_gone_is_not_back(root: str) -> None:
+    """It left in order but for the end of its claim, which could not be written."""
+    owner, taker = opened(root), opened(root, "r2", "tok2")
+    owner.handle(["claim", root, "r1", NAME, HASH])
+    beat = Path(RunPaths(root, "r1").worker("w1").beat)
+    judged = beat.read_bytes()
+    beat.unlink()
+    replace = ["takeover", root, "r2", NAME, HASH, 1, "silent", judged]
+    assert taker.handle(replace) == {"r": "claimed", "n": 2}
+    for each in (owner, taker):
+        each.handle(["close"])
+
+
+@pytest.mark.fault("F19", "F22")
+def test_a_claim_that_failed_after_it_was_made_is_ended_for_others(
+    root: str, paths: ArtifactPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, other = opened(root), opened(root, "r2", "tok2")
+    os.makedirs(paths.claims)  # it is not the first that wants it: there may be an end
+    real = fs.lstat
+
+    def fails(path: str) -> os.stat_result:
+        if path == paths.end(1) and os.path.lexists(paths.claim(1)):
+            raise OSError(errno.ESTALE, "no", path)
+        return real(path)
+
+    disclaim = ["disclaim", root, "r1", NAME, HASH]
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "lstat", fails)
+        assert owner.handle(["claim", root, "r1", NAME, HASH])["r"] == "error"
+    assert other.handle(["claim", root, "r2", NAME, HASH])["r"] == "taken"
+    assert other.handle(["disclaim", root, "r2", NAME, HASH]) == {"r": "ok"}, "it is not its own"
+    assert not os.path.exists(paths.end(1))
+    assert owner.handle(disclaim) == {"r": "ok"}
+    assert other.handle(["claim", root, "r2", NAME, HASH]) == {"r": "claimed", "n": 2}
+    assert owner.handle(disclaim) == {"r": "ok"}
+    assert other.handle(["disclaim", root, "r2", NAME, HASH]) == {"r": "ok"}, "what it knows of it keeps"
+    assert not os.path.exists(paths.end(2))
+    for each in (owner, other):
         each.handle(["close"])
 
 
