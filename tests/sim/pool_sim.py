@@ -57,7 +57,7 @@ class _SimExecutor(PoolExecutor):
         return MortalKeeper(self.config.heartbeat_secs)
 
     def _make_port(self, root: str) -> SlurmPort:
-        port: SlurmPort = self.pool.world.slurm  # type: ignore[attr-defined]
+        port: SlurmPort = self.pool.world.port()  # type: ignore[attr-defined]
         return port
 
 
@@ -83,6 +83,10 @@ class World:
 
     def pool(self, **options: Any) -> SimPool:
         return SimPool(world=self, **options)
+
+    def port(self) -> Any:
+        """What a controller speaks to."""
+        return self.slurm
 
     # -- workers ---------------------------------------------------------------------------------------------
 

@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 from tests.laboratory import Counts, counting, repeatable, spread
-from tests.sim.pool_trial import ALL, COMPUTED, GONE_SECS, IDLE_SECS, D, Trial, Turns, live, quiet
+from tests.sim.pool_trial import (
+    ALL,
+    COMPUTED,
+    GONE_SECS,
+    IDLE_SECS,
+    LEASE_SECS,
+    D,
+    Processes,
+    Trial,
+    Turns,
+    live,
+    quiet,
+)
 from tests.sim.simulate import path_of
 
 from furu_async._executors.runs import CANCEL_SECS
@@ -104,6 +116,30 @@ async def stopped(root: Path, turn: int, counts: Counts, how: str) -> None:
     assert set(trial.there(counts)) == set(ALL)
 
 
+async def killed(root: Path, turn: int, counts: Counts, pause: float) -> None:
+    """Kill the controller at this turn; make the call again after a while, from another process."""
+    trial = Trial(root)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, Turns)
+    dead: asyncio.Future[list[asyncio.Task[Any]]] = loop.create_future()
+    with Processes().installed() as trial.world.processes:
+        loop.watch(turn, lambda: dead.set_result(trial.kill("controller")))
+        call = trial.call()
+        await asyncio.wait([call, dead], return_when=asyncio.FIRST_COMPLETED)
+        loop.rest()
+        await asyncio.sleep(pause)
+        # What a worker has claimed it may publish meanwhile, and what it had begun to compute is not there yet.
+        await trial.again(counts, trial.there(counts), "another")
+        await trial.gone(counts)
+        trial.unclaimed(counts)
+        assert all(times == 1 for times in COMPUTED.values()), COMPUTED
+        assert len(list((root / "runs").glob("[!.]*"))) == 1, "it goes on with that run"
+        zombies = await dead if dead.done() else []
+        for zombie in zombies:
+            zombie.cancel()
+        await asyncio.gather(*zombies, return_exceptions=True)
+
+
 def try_each(folder: Path, counts: Counts, cases: int, one: Any) -> None:
     """Trials, each in a store of its own."""
     for n in spread(CAMPAIGN, cases, SHARE):
@@ -142,5 +178,22 @@ def test_a_worker_that_is_stopped_at_any_turn_costs_nothing(how: str, tmp_path: 
 
         def one(root: Path, turn: int) -> Coroutine[Any, Any, None]:
             return stopped(root, turn, counts, how)
+
+        try_each(tmp_path, counts, cases, one)
+
+
+@pytest.mark.fault("F07")
+@pytest.mark.filterwarnings(
+    "ignore:coroutine:RuntimeWarning"
+)  # of tasks that were killed before their first step
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("pause", [0.0, 3.0, 2 * LEASE_SECS], ids=["at once", "soon", "late"])
+def test_the_run_of_a_controller_that_is_killed_at_any_turn_goes_on(pause: float, tmp_path: Path) -> None:
+    """After two leases its workers have left, too."""
+    with counting(CAMPAIGN) as counts:
+        cases = live(turns(tmp_path / "whole"))
+
+        def one(root: Path, turn: int) -> Coroutine[Any, Any, None]:
+            return killed(root, turn, counts, pause)
 
         try_each(tmp_path, counts, cases, one)
