@@ -28,11 +28,13 @@ class Cancelling:
 
     Args:
         told: hears when jobs were cancelled.
+        claiming: held while claims are made: one that is just being made is ended after that, not before.
     """
 
-    def __init__(self, core: Core, told: Told) -> None:
+    def __init__(self, core: Core, told: Told, claiming: asyncio.Lock) -> None:
         self.core = core
         self._told = told
+        self._claiming = claiming
         self._drops: list[tuple[Unit, str]] = []
         self._dropping: asyncio.Task[None] | None = None
 
@@ -40,6 +42,11 @@ class Cancelling:
     def busy(self) -> asyncio.Task[None] | None:
         """What is under way, if anything is."""
         return self._dropping if self._dropping is not None and not self._dropping.done() else None
+
+    async def claims_made(self) -> None:
+        """Wait until the claims that are just being made are known, and with them what of it is to be cancelled."""
+        async with self._claiming:
+            pass
 
     def drop(self, unit: Unit, node: str) -> None:
         """Cancel the job of a node, soon."""
@@ -88,7 +95,8 @@ class Cancelling:
         for sub in closing.values():
             if sub.pending is not None and not sub.job_id:
                 sub.pending.cancel(kind_text)
-        await core.patiently(claims.end_all, core.run.root, core.run.run_id, endings)
+        async with self._claiming:
+            await core.patiently(claims.end_all, core.run.root, core.run.run_id, endings)
         now = asyncio.get_running_loop().time()
         ours = await still_ours(core.shared.poller, targets, now + _ASK_SECS)
         await self._scancel(ours, now + _SCANCEL_SECS)

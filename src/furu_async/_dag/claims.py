@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from furu_async._dag.orders import (
+    IN_ITS_JOB,
     OrderNode,
     is_given_up,
     outcome_path,
@@ -63,7 +64,8 @@ class Answer:
 
     Attributes:
         what: ``ours``: claimed. ``done``: it has a result. ``adopt``: an earlier controller of this run had claimed it,
-            for the job of ``wid``. ``foreign``: somebody else's, see ``claim``. ``trouble``: see ``text``.
+            for the job of ``wid``, which has it or is about to try again. ``foreign``: somebody else's, see ``claim``.
+            ``trouble``: see ``text``.
         job: of a foreign one, the id of its job, where that is known.
         damaged: the trouble does not pass by waiting.
     """
@@ -100,6 +102,9 @@ def _claim(root: str, run_id: str, one: Wanted) -> Answer:
     for _ in range(_TRIES):
         seen = look(paths)
         if seen.verdict == "free":
+            wid = _between_attempts(root, run_id, seen.end, one)
+            if wid:
+                return Answer(what="adopt", generation=seen.generation, wid=wid)
             reply = artifacts.claim(paths, seen.next_generation, card)
         elif seen.verdict == "published":
             return Answer(what="done", generation=seen.generation)
@@ -117,6 +122,17 @@ def _claim(root: str, run_id: str, one: Wanted) -> Answer:
         if reply.r == "claimed":
             return Answer(what="ours", generation=reply.generation, notes=tuple(seen.notes))
     return Answer(what="trouble", text=f"{paths.base} changes hands all the time")
+
+
+def _between_attempts(root: str, run_id: str, end: End | None, one: Wanted) -> str:
+    """The job of this run that has ended the newest generation and is about to try again by itself; else empty."""
+    if end is None or end.run_id != run_id or end.failure is None or end.failure.kind not in IN_ITS_JOB:
+        return ""
+    sid = sid_of(end.token)
+    if not sid or sid in one.done_with or _is_given_up(root, run_id, end.token):
+        return ""
+    path = outcome_path(RunPaths(root, run_id).submission(sid), end.token)
+    return end.token if read_outcome(path) is None else ""
 
 
 def _taken(root: str, run_id: str, paths: ArtifactPaths, seen: Look, one: Wanted) -> Answer | None:

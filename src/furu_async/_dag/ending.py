@@ -68,12 +68,17 @@ class Closing:
                 core.do(core.wiring.forget(digest))
             if number % _PART == _PART - 1:
                 await asyncio.sleep(0)
+        await self._within(self._cancelling.claims_made(), self._before_strays)
         # A person's patience, not the poller's: what was cancelled is asked about until it is gone.
         while (busy := self._cancelling.busy) is not None or self._dropped():
             waited = busy if busy is not None else core.shared.poller.snapshot()
             if not await self._within(waited, self._before_strays):
                 break
         self._left += [job for job in self._dropped() if job not in self._left]
+
+    async def cancel_rest(self) -> None:
+        """Of a run that was stopped before all jobs of its earlier controller were joined: cancel those, too."""
+        await self._within(leftovers.cancel_rest(self.core), self._before_strays)
 
     async def settle(self, strays: bool) -> None:
         """Wait for submissions that are being taken back; then look for jobs of which nobody has heard.

@@ -121,6 +121,8 @@ class DagExecutor:
     async def release(self, run: RunPort) -> None:
         """The run is over: cancel what it still has in Slurm, unless it is to go on by itself."""
         known = self.runs.pop(run, None)
+        if known is None and run.run_id in self.shared.held.continued:
+            known = DagRun(self.shared, run)  # it has jobs of an earlier controller
         if known is not None:
             await known.close(detached=run.ending()[0] == "lost")
         await self.shared.held.close(run)

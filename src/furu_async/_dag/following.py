@@ -73,6 +73,7 @@ class Following:
     def answer_foreign(self, track: Track) -> None:
         """The core wants it: let the core's watcher wait."""
         request, track.request = track.request, None
+        track.stopping = False
         text, track.foreign = track.foreign, ""
         if request is not None:
             self.core.run.post(Elsewhere(track.node.hash, text, request.ticket))
@@ -241,6 +242,7 @@ class Following:
     def answer_success(self, track: Track) -> None:
         """Tell the core, if it waits."""
         request, track.request = track.request, None
+        track.stopping = False
         if request is not None:
             self.core.run.post(Succeeded(track.node.hash, track.created, request.ticket))
 
@@ -325,6 +327,8 @@ class Following:
         if not failure.log_path and track.log:
             failure = msgspec.structs.replace(failure, log_path=track.log)
         track.started = False
+        if not keeps_job:
+            track.stopping = False
         request, track.request = track.request, None
         if request is not None:
             self.core.run.post(Failed(track.node.hash, failure, self.core.run.jitter(), request.ticket))

@@ -46,7 +46,6 @@ INPUT_SECS = 30.0
 
 STORE_SECS = 60.0
 _LOOK_EVERY = 0.5
-_IN_THIS_JOB: tuple[FailureKind, ...] = ("compute", "killed", "infrastructure")
 
 Say = Callable[[str], None]
 
@@ -279,8 +278,8 @@ class NodeJob:
                 return exit_codes.INTERRUPTED
             counters = counting.after(failure, loop.time())
             decision = retry.decide(failure, counters, one.policy, rules, run.jitter())
-            if not isinstance(decision, retry.Again) or failure.kind not in _IN_THIS_JOB:
-                self.final = failure.kind in _IN_THIS_JOB
+            if not isinstance(decision, retry.Again) or failure.kind not in orders.IN_ITS_JOB:
+                self.final = failure.kind in orders.IN_ITS_JOB
                 return exit_codes.FAILED
             if self._ends_at is not None and loop.time() + decision.delay > self._ends_at:
                 return exit_codes.FAILED

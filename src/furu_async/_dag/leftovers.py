@@ -14,17 +14,23 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import anyio
+
 from furu_async._dag import orders
+from furu_async._dag.claims import Ending, end_claim
 from furu_async._dag.tracks import Core
-from furu_async._slurm.names import read_name, run_tag
+from furu_async._slurm.names import belongs_to, read_name, run_tag
 from furu_async._slurm.port import JobRow, Rows
 from furu_async._slurm.states import Alive
 from furu_async._store import atomic, fs, runs, submissions
-from furu_async._store.layout import RunPaths, SubmissionPaths
+from furu_async._store.beat import read_beat
+from furu_async._store.layout import RunPaths, SubmissionPaths, beat_path
 from furu_async.errors import FuruError
+from furu_async.report import Failure
 
 _GIVEN_UP = re.compile(r"cancel-(?P<sid>[0-9a-f]{16})-(?P<k>[0-9]{1,9})\Z")
 _AGAIN_SECS = 2.0
+_INTEND_SECS = 5.0
 _MOST = 10_000
 _MOST_RUNS = 100_000
 
@@ -67,6 +73,47 @@ async def cancel_unwanted(core: Core) -> None:
             if not ids or (await core.shared.port.cancel(ids)).ok:
                 return
         await asyncio.sleep(_AGAIN_SECS)
+
+
+async def cancel_rest(core: Core) -> None:
+    """Cancel all that this run has in Slurm, whoever has submitted it, and wait until it is gone."""
+    with anyio.move_on_after(_INTEND_SECS):  # a store that gives trouble does not keep jobs in Slurm
+        await core.patiently(give_up_all, core.run.root, core.paths)
+    cancelled: set[str] = set()
+    while True:
+        answer = await core.shared.poller.snapshot()
+        if not isinstance(answer, Rows):
+            await asyncio.sleep(_AGAIN_SECS)
+            continue
+        ids = [
+            row.id
+            for row in answer.rows
+            if belongs_to(row.name, core.run.run_id) and isinstance(row.verdict(), Alive)
+        ]
+        if not ids:
+            return
+        fresh = [each for each in ids if each not in cancelled]
+        if fresh and (await core.shared.port.cancel(fresh)).ok:
+            cancelled.update(fresh)
+
+
+def give_up_all(root: str, paths: RunPaths) -> None:
+    """Say of all submissions of a run that nobody wants them any more, and end the claims of jobs that have not begun.
+
+    Blocks.
+
+    Raises:
+        OSError: it is not known whether all of that was done.
+    """
+    failure = Failure(kind="cancelled", message="cancelled with its run")
+    for sid in _list(f"{paths.base}/submissions")[:_MOST]:
+        submission = paths.submission(sid)
+        submissions.close(submission, "cancel", failure.message)
+        order = orders.read_order(submission)
+        for node in order.nodes if order is not None else ():
+            if read_beat(root, beat_path(paths.run_id, node.wid)) is None:
+                ending = Ending(name=node.name, hash=node.hash, wid=node.wid, failure=failure)
+                end_claim(root, paths.run_id, ending)
 
 
 def unwanted(paths: RunPaths) -> Unwanted:

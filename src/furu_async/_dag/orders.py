@@ -27,6 +27,9 @@ from furu_async._store.records import Claim, Damaged, Record, decode, encode
 from furu_async._store.submissions import Closed
 from furu_async.report import Failure, FailureKind
 
+IN_ITS_JOB: tuple[FailureKind, ...] = ("compute", "killed", "infrastructure")
+"""Failures after which a job tries again by itself."""
+
 _WID = re.compile(r"(?P<sid>[0-9a-f]{16})-(?P<k>[0-9]{1,9})(-r(?P<restart>[0-9]{1,9}))?\Z")
 
 

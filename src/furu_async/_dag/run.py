@@ -252,6 +252,8 @@ class DagRun:
         closing = Closing(self, self._submitting.cancelling, self._is_continued)
         if not detached:
             await closing.cancel_all()
+            if self._is_continued and self.run.ending()[0] in ("cancelled", "error"):
+                await closing.cancel_rest()
         self._following.close()
         strays = any(may_have_strays(sub) for sub in self.subs.values())
         await closing.settle(not detached and (strays or self._is_continued))

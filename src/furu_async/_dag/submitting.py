@@ -56,7 +56,7 @@ class Submitting:
         self._log = ObjectsLog(orders.objects_path(core.paths))
         self._loaded = False
         self._claiming = asyncio.Lock()
-        self.cancelling: Cancelling = Cancelling(core, follow)
+        self.cancelling: Cancelling = Cancelling(core, follow, self._claiming)
         self._waves = Waves(core, self._watch_all)
 
     def carry_out(self, command: Command) -> None:
@@ -91,6 +91,8 @@ class Submitting:
             while units and (not batch or sum(len(u.nodes) for u in batch) + len(units[0].nodes) <= _BATCH):
                 batch.append(units.pop(0))
             async with self._claiming:
+                if self.core.stopping:
+                    return
                 await self._claim_batch(batch)
 
     async def _claim_batch(self, batch: list[Unit]) -> None:
@@ -223,6 +225,8 @@ class Submitting:
 
     def _submit(self, unit: Unit, hold: bool) -> None:
         core, sub = self.core, self.core.subs[unit.uid]
+        if core.stopping:  # nobody would hear of it
+            return
         nodes = [core.tracks[digest].node for digest in unit.nodes if digest in core.tracks]
         order = SubmitOrder(
             paths=core.paths.submission(sub.sid),
