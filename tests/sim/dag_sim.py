@@ -13,6 +13,7 @@ from furu_async import Furu, FuruConfig, SlurmDag, SlurmSpec
 from furu_async._dag import orders
 from furu_async._dag.executor import DagExecutor
 from furu_async._dag.job import Assignment, NodeJob, assigned
+from furu_async._dag.job_main import _patiently
 from furu_async._dag.run import DagRun
 from furu_async._executors.base import Executor, ExecutorLike
 from furu_async._executors.identity import Identity
@@ -93,11 +94,14 @@ class Jobs:
         job = JobIdentity(base, copy.job_id, int(task) if task else -1, copy.restart)
         paths = RunPaths(given["root"], given["run"])
         submission = paths.submission(given["sid"])
-        ok, _ = await DOOR.files.run(admitted, submission, int(given["try"]), given["token"], job)
-        if not ok:
-            return exit_codes.NOT_WANTED
-        settings = await DOOR.files.run(orders.read_settings, paths)
-        order = await DOOR.files.run(orders.read_order, submission)
+        try:
+            ok, _ = await _patiently(lambda: admitted(submission, int(given["try"]), given["token"], job))
+            if not ok:
+                return exit_codes.NOT_WANTED
+            settings = await _patiently(lambda: orders.read_settings(paths))
+            order = await _patiently(lambda: orders.read_order(submission))
+        except OSError:
+            return exit_codes.CANNOT_START
         node = assigned(order, job) if order is not None else None
         if settings is None or node is None:
             return exit_codes.CANNOT_START
@@ -133,6 +137,8 @@ class Jobs:
         running = loop.create_task(work.run(), name=f"job {copy.job_id}")
         try:
             return await asyncio.shield(running)
+        except OSError:
+            return exit_codes.CANNOT_START
         except asyncio.CancelledError:
             for executor in made:
                 executor.die()
