@@ -29,7 +29,7 @@ from furu_async import RunReport, run_dag
 from furu_async._pool.entries import worker_id
 from furu_async._pool.worker_main import _End, _Worker
 from furu_async._slurm.admission import JobIdentity
-from furu_async._slurm.port import base_id
+from furu_async._slurm.port import JobRequest, SubmitAnswer, base_id
 from furu_async._store import fs, liveness
 from furu_async._store.artifacts import look
 from furu_async._store.layout import RunPaths
@@ -39,6 +39,7 @@ from furu_async._testing.slurm import Copy
 from furu_async.errors import FuruError
 from furu_async.testing import Computes, FakeExecutor, Returns, VirtualLoop
 
+WORKERS = 2
 LEASE_SECS = 40.0
 
 GONE_SECS = 10.0
@@ -157,10 +158,14 @@ class Processes:
 
     Attributes:
         dead: sides that were killed.
+        seen: changing operations of the first controller so far.
     """
 
     def __init__(self) -> None:
         self.dead: set[str] = set()
+        self.seen: int = 0
+        self._at = 0
+        self._do: Callable[[], object] = lambda: None
         self._pids = {"controller": 11, "another": 12, "job": 13, "": 14}
 
     def this_host(self) -> tuple[str, str, str]:
@@ -174,6 +179,10 @@ class Processes:
 
     def end_children(self, children: list[ChildRecord]) -> bool:
         return not children
+
+    def at_operation(self, n: int, do: Callable[[], object]) -> None:
+        """Call ``do`` before the n-th changing operation of the first controller."""
+        self._at, self._do = n, do
 
     def live(self) -> None:
         """Whoever this is goes on."""
@@ -197,6 +206,11 @@ class Processes:
     def _mortal(self, operation: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **more: Any) -> Any:
             self.live()
+            if SIDE.get() == "controller":
+                self.seen += 1
+                if self.seen == self._at:
+                    self._do()
+                    self.live()
             return operation(*given, **more)
 
         return call
@@ -220,9 +234,26 @@ class MortalPort:
 
 
 class Careful(World):
-    """Jobs ask whether they may act as the library's own do: with patience for a store that gives errors."""
+    """Jobs ask whether they may act as the library's own do: with patience for a store that gives errors.
+
+    Attributes:
+        processes: where controllers can be killed.
+        most: jobs that were in Slurm at once.
+    """
 
     processes: Processes | None = None
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.most: int = 0
+        accept = self.slurm._accept
+
+        def counted(request: JobRequest) -> SubmitAnswer:
+            answer = accept(request)
+            self.most = max(self.most, sum(not job.ended for job in self.slurm.jobs))
+            return answer
+
+        self.slurm._accept = counted  # type: ignore[method-assign]
 
     def port(self) -> Any:
         return self.slurm if self.processes is None else MortalPort(self.slurm, self.processes)
@@ -303,7 +334,7 @@ class Trial:
     async def _call(self, options: dict[str, Any]) -> bool:
         loop = asyncio.get_running_loop()
         began, self.report, self.error = loop.time(), None, None
-        pool, config = self.world.pool(workers=2, idle=IDLE_SECS), self.world.config
+        pool, config = self.world.pool(workers=WORKERS, idle=IDLE_SECS), self.world.config
         try:
             self.report = await run_dag(D, executor=pool, config=config, **options)
         except FuruError as error:
@@ -358,7 +389,7 @@ class Trial:
             )
             if claims - ends:
                 counts.harm("orphans")
-                raise AssertionError(f"{run.name} is left claimed")
+                raise AssertionError(f"{run.name} is left claimed: {claims} {ends}")
 
     def there(self, counts: Counts) -> dict[Item, int]:
         """Which nodes have a result, and how often each was computed; no result is damaged, or there twice."""
@@ -387,6 +418,36 @@ class Trial:
         if any(after[item] != times for item, times in before.items()):
             counts.harm("lost")
             raise AssertionError(f"what was there was made again: {before}, then {after}")
+
+    async def outlived(
+        self, counts: Counts, watch: Callable[[Callable[[], None]], None], pause: float
+    ) -> None:
+        """The controller is killed at some point; after a while the same call is made from another process.
+
+        Args:
+            watch: is given what kills it.
+        """
+        loop = asyncio.get_running_loop()
+        dead: asyncio.Future[list[asyncio.Task[Any]]] = loop.create_future()
+        self.world.processes = Processes()
+        with self.world.processes.installed():
+            watch(lambda: dead.set_result(self.kill("controller")))
+            call = self.call()
+            await asyncio.wait([call, dead], return_when=asyncio.FIRST_COMPLETED)
+            watch(lambda: None)
+            await asyncio.sleep(pause)
+            known = list((self.root / "runs").glob(".unfinished/*/*")) or not dead.done()
+            await self.again(counts, self.there(counts), "another")
+            await self.gone(counts)
+            assert all(times == 1 for times in COMPUTED.values()), COMPUTED
+            assert self.world.most <= WORKERS or not known, f"{self.world.most} workers at once"
+            if known:  # a run that died before it was entered there is nobody's
+                self.unclaimed(counts)
+                assert len(list((self.root / "runs").glob("[!.]*"))) == 1, "it goes on with that run"
+            zombies = await dead if dead.done() else []
+            for zombie in zombies:
+                zombie.cancel()
+            await asyncio.gather(*zombies, return_exceptions=True)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from tests.sim.pool_trial import (
     IDLE_SECS,
     LEASE_SECS,
     D,
-    Processes,
     Trial,
     Turns,
     live,
@@ -121,23 +120,11 @@ async def killed(root: Path, turn: int, counts: Counts, pause: float) -> None:
     trial = Trial(root)
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Turns)
-    dead: asyncio.Future[list[asyncio.Task[Any]]] = loop.create_future()
-    with Processes().installed() as trial.world.processes:
-        loop.watch(turn, lambda: dead.set_result(trial.kill("controller")))
-        call = trial.call()
-        await asyncio.wait([call, dead], return_when=asyncio.FIRST_COMPLETED)
-        loop.rest()
-        await asyncio.sleep(pause)
-        # What a worker has claimed it may publish meanwhile, and what it had begun to compute is not there yet.
-        await trial.again(counts, trial.there(counts), "another")
-        await trial.gone(counts)
-        trial.unclaimed(counts)
-        assert all(times == 1 for times in COMPUTED.values()), COMPUTED
-        assert len(list((root / "runs").glob("[!.]*"))) == 1, "it goes on with that run"
-        zombies = await dead if dead.done() else []
-        for zombie in zombies:
-            zombie.cancel()
-        await asyncio.gather(*zombies, return_exceptions=True)
+
+    def watch(kill: Callable[[], None]) -> None:
+        loop.watch(turn, kill)
+
+    await trial.outlived(counts, watch, pause)
 
 
 def try_each(folder: Path, counts: Counts, cases: int, one: Any) -> None:

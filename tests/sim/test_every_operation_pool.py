@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.laboratory import Counts, counting, repeatable, spread
-from tests.sim.pool_trial import ALL, COMPUTED, LEASE_SECS, Trial, live, quiet
+from tests.sim.pool_trial import ALL, COMPUTED, LEASE_SECS, Processes, Trial, live, quiet
 from tests.sim.test_every_operation import ERRORS, REFUSED, SENT_AGAIN, SPELL_SECS, WORDS, Nth
 
 from furu_async._testing.faulty import BY_DESCRIPTOR
@@ -139,3 +139,38 @@ def test_a_store_that_is_away_for_a_while_is_waited_for_by_all(changing: bool, t
 @pytest.mark.timeout(7200)
 def test_any_look_of_controller_or_worker_that_fails_is_tried_again(tmp_path: Path) -> None:
     try_each(tmp_path, 25, faults_of(tmp_path, False, 0.0, (errno.EIO, errno.ESTALE)), False)
+
+
+async def steps(root: Path) -> int:
+    """How many operations that change something a controller makes."""
+    trial = Trial(root)
+    trial.world.processes = Processes()
+    with trial.world.processes.installed():
+        assert await trial.ended(trial.call())
+    return trial.world.processes.seen
+
+
+async def dying(root: Path, n: int, counts: Counts) -> None:
+    """Kill the controller before this operation; make the call again from another process."""
+    trial = Trial(root)
+
+    def watch(kill: Callable[[], None]) -> None:
+        assert trial.world.processes is not None
+        trial.world.processes.at_operation(n, kill)
+
+    await trial.outlived(counts, watch, 0.0)
+
+
+@pytest.mark.fault("F07")
+@pytest.mark.filterwarnings(
+    "ignore:coroutine:RuntimeWarning"
+)  # of tasks that were killed before their first step
+@pytest.mark.timeout(7200)
+def test_the_run_of_a_controller_that_dies_before_any_of_its_operations_goes_on(tmp_path: Path) -> None:
+    with counting(CAMPAIGN) as counts:
+        for n in spread(CAMPAIGN, live(steps(tmp_path / "whole")), 20):
+            counts.trials += 1
+            root = tmp_path / str(n)
+            with repeatable(f"the controller dies before its operation {n}", n):
+                live(dying(root, n, counts))
+            shutil.rmtree(root)
