@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.integration.local.test_bad_input import DAMAGE
 from tests.sim.test_dag_runs import World
 
 from furu_async import FuruConfig
-from furu_async._dag import claims
+from furu_async._dag import claims, job
 from furu_async._runtime import exit_codes
 from furu_async._testing.slurm_jobs import Copy
 from furu_async.errors import FuruExecutorError
@@ -135,3 +136,31 @@ def test_jobs_that_cannot_begin_say_where_the_reason_is(root: FuruConfig) -> Non
         assert world.living() == []
 
     run_virtual(main(), seed=1)
+
+
+@pytest.mark.fault("F19")
+@pytest.mark.parametrize("step", ["_standing", "_missing"])
+def test_a_job_waits_for_a_store_that_gives_errors_when_it_begins(
+    root: FuruConfig, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """For a minute; no attempt is paid for it, and no further job submitted."""
+    where: Any = job if step == "_missing" else job.NodeJob
+    asked, real = Counter[str](), getattr(where, step)
+
+    def failing(first: Any) -> Any:
+        name = "its inputs" if step == "_missing" else first.assignment.node.hash
+        asked[name] += 1
+        if asked[name] <= 60:
+            raise OSError(errno.EIO, "Input/output error", "the folder of a node")
+        return real(first)
+
+    async def main() -> None:
+        world = World(root)
+        report = await world.run(world.controller())
+        assert report.ok
+        assert {node.attempts for node in report} == {1}
+        assert len(world.slurm.jobs) == 11
+
+    monkeypatch.setattr(where, step, failing)
+    run_virtual(main(), seed=1)
+    assert min(asked.values()) > 60

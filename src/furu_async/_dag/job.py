@@ -45,7 +45,13 @@ INPUT_SECS = 30.0
 """How long a result is waited for that another host has just published."""
 
 STORE_SECS = 60.0
+
+PATIENCE_SECS = 120.0
+"""How long a job waits, at each step, for a store that gives errors."""
+
 _LOOK_EVERY = 0.5
+_AGAIN_SECS = 1.0
+_LAST_SECS = 5.0
 
 Say = Callable[[str], None]
 
@@ -187,8 +193,8 @@ class NodeJob:
         if one.job.restarts:
             from furu_async._dag.claims import reclaim  # most jobs start faster without
 
-            await DOOR.files.run(reclaim, one.root, one.run_id, one.node, one.wid, deadline=STORE_SECS)
-        state = await DOOR.files.run(self._standing, deadline=STORE_SECS)
+            await self._patiently(reclaim, one.root, one.run_id, one.node, one.wid)
+        state: int | None = await self._patiently(self._standing)
         if state is not None:
             return state
         if not await self._inputs_there():
@@ -226,7 +232,7 @@ class NodeJob:
         loop = asyncio.get_running_loop()
         until = loop.time() + INPUT_SECS
         while missing:
-            missing = await DOOR.probe.run(_missing, missing, deadline=STORE_SECS)
+            missing = await self._patiently(_missing, missing)
             if not missing:
                 break
             if loop.time() >= until or self._stopping.is_set():
@@ -237,6 +243,21 @@ class NodeJob:
                 return False
             await self._pause(_LOOK_EVERY)
         return True
+
+    async def _patiently(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """A step on the store, again and again while that gives errors; not for long once the job is told to end."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PATIENCE_SECS
+        while True:
+            try:
+                return await DOOR.files.run(fn, *args, deadline=STORE_SECS)
+            except OSError as error:
+                if self._stopping.is_set():
+                    until = min(until, loop.time() + _LAST_SECS)
+                if loop.time() >= until:
+                    raise
+                self.say(f"tried again: {error}")
+            await asyncio.sleep(_AGAIN_SECS)
 
     async def _pause(self, seconds: float) -> None:
         """Less if the job is told to end."""
@@ -343,8 +364,8 @@ class NodeJob:
         )
         path = orders.outcome_path(RunPaths(one.root, one.run_id).submission(one.sid), one.wid)
         try:
-            await DOOR.files.run(atomic.replace, path, encode(record), deadline=STORE_SECS)
-        except (OSError, TimeoutError) as error:
+            await self._patiently(atomic.replace, path, encode(record))
+        except OSError as error:
             self.say(f"how it ended could not be written: {error}")
 
 

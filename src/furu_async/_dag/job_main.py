@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import furu_async
 from furu_async._dag import orders
-from furu_async._dag.job import STORE_SECS, Assignment, JobExecutor, NodeJob, assigned
+from furu_async._dag.job import PATIENCE_SECS, STORE_SECS, Assignment, JobExecutor, NodeJob, assigned
 from furu_async._executors.identity import Identity
 from furu_async._executors.joined import like_the_controller
 from furu_async._executors.local import Local, LocalExecutor
@@ -25,7 +25,6 @@ from furu_async._store.layout import RunPaths
 
 T = TypeVar("T")
 
-_PATIENCE = 120.0
 _PAUSE = 1.0
 
 
@@ -94,7 +93,7 @@ async def _main(args: argparse.Namespace, paths: RunPaths, job: JobIdentity) -> 
 async def _patiently(step: Callable[[], T]) -> T:
     """A step on the store, again and again while that gives errors."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + _PATIENCE
+    until = loop.time() + PATIENCE_SECS
     while True:
         try:
             return await DOOR.files.run(step, deadline=STORE_SECS)
