@@ -14,6 +14,8 @@ from furu_async._store.layout import ArtifactPaths, RunPaths, WorkerPaths
 from furu_async._store.records import ChildRecord, Claim, End, encode
 from furu_async.report import Failure
 
+_TRIES = 3
+
 
 class HeldRun:
     """See the module. All methods block.
@@ -140,9 +142,11 @@ class HeldRun:
         """From then on nobody need find the run, unless it is lost."""
         if not self.generation:
             return
-        try:
-            runs.end_run(self.paths, self.generation, self.card.token, how, counts, at)
-        except OSError:
+        for _ in range(_TRIES):
+            with suppress(OSError):
+                runs.end_run(self.paths, self.generation, self.card.token, how, counts, at)
+                break
+        else:
             return
         if self._key and how != "lost":
             runs.leave(self.paths, self._key)

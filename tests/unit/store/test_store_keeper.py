@@ -34,6 +34,8 @@ from furu_async._store.keeper import Keeper
 from furu_async._store.layout import ArtifactPaths, RunPaths, beat_path
 from furu_async._store.liveness import TOKEN_VARIABLE, known_dead, start_time, this_owner
 from furu_async._store.records import Claim, End, Owner, decode, encode
+from furu_async._store.runs import look_run
+from furu_async.testing import faulty_storage
 
 NAME = "pkg.Train"
 
@@ -483,6 +485,15 @@ def test_closing_a_run_ends_what_it_still_holds(root: str, paths: ArtifactPaths)
     assert made.handle(["close"]) == {"r": "ok"}
     assert made.closing
     assert not os.path.exists(RunPaths(root, "r2").workers)
+
+
+@pytest.mark.fault("F19")
+def test_the_end_of_a_run_outlives_an_error(root: str) -> None:
+    made = opened(root)
+    with faulty_storage(errno.EIO, path="*/runs/r1/ends*", times=1) as faulty:
+        assert made.handle(["close_run", root, "r1", "ok"]) == {"r": "ok"}
+    assert faulty.hits
+    assert look_run(RunPaths(root, "r1")).verdict == "over"
 
 
 def test_a_run_opened_later_knows_the_children_that_are_there(root: str) -> None:
