@@ -87,7 +87,7 @@ async def cancelled(root: Path, turn: int, counts: Counts, how: str, at_once: bo
 
 
 async def stopped(root: Path, turn: int, counts: Counts, how: str) -> None:
-    """At this turn a worker gets SIGTERM: that is nobody's failure."""
+    """At this turn a worker gets SIGTERM, which is nobody's failure, or SIGKILL, which costs what it was at one try."""
     trial = Trial(root, fails=False)
     slurm = trial.world.slurm
     slurm.settings = replace(slurm.settings, requeue=how == "requeued")
@@ -98,7 +98,8 @@ async def stopped(root: Path, turn: int, counts: Counts, how: str) -> None:
         jobs = [copy.job_id for copy in slurm.living]
         if jobs:
             job = jobs[turn % len(jobs)]
-            slurm.scancel(job) if how == "cancelled" else slurm.preempt(job)
+            end = {"cancelled": slurm.scancel, "killed": trial.world.kill}.get(how, slurm.preempt)
+            end(job)
 
     loop.watch(turn, stop)
     assert await trial.ended(trial.call(retries=0))
@@ -108,7 +109,9 @@ async def stopped(root: Path, turn: int, counts: Counts, how: str) -> None:
     report = trial.report
     assert report is not None
     lines = [line for node in report for line in node.history]
-    assert all(line.startswith("preempted") for line in lines), lines
+    kind = "lost" if how == "killed" else "preempted"
+    assert all(line.startswith(kind) for line in lines), lines
+    assert len(lines) <= 1, lines
     assert all(times <= 2 for times in COMPUTED.values()), COMPUTED
     await trial.gone(counts)
     trial.unclaimed(counts)
@@ -154,11 +157,11 @@ def test_a_cancellation_at_any_turn_leaves_nothing_and_the_same_call_goes_on(
         try_each(tmp_path, counts, cases, one)
 
 
-@pytest.mark.fault("F43", "F46", "F74")
+@pytest.mark.fault("F06", "F43", "F46", "F74")
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("how", ["requeued", "preempted", "cancelled"])
-def test_a_worker_that_is_stopped_at_any_turn_costs_nothing(how: str, tmp_path: Path) -> None:
-    """By a preemption, with and without a requeue, or by somebody's ``scancel``."""
+@pytest.mark.parametrize("how", ["requeued", "preempted", "cancelled", "killed"])
+def test_a_worker_that_ends_at_any_turn_costs_its_task_one_try_at_most(how: str, tmp_path: Path) -> None:
+    """By a preemption, with and without a requeue, by somebody's ``scancel``, or by SIGKILL."""
     with counting(CAMPAIGN) as counts:
         cases = live(turns(tmp_path / "whole", fails=False, retries=0))
         assert cases > 500
