@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.integration.local.test_bad_input import DAMAGE
+from tests.sim.dag_sim import Jobs, Part
 from tests.sim.test_dag_runs import World
 
 from furu_async import FuruConfig
@@ -21,7 +22,7 @@ from furu_async._runtime import exit_codes
 from furu_async._testing.slurm_jobs import Copy
 from furu_async.errors import FuruExecutorError
 from furu_async.report import RunEvent
-from furu_async.testing import run_virtual, tmp_root
+from furu_async.testing import Fails, FakeExecutor, Returns, faulty_storage, run_virtual, tmp_root
 
 KINDS = ("empty", "binary", "huge", "newer", "a folder", "a pipe", "a link to outside", "a loop")
 
@@ -164,3 +165,23 @@ def test_a_job_waits_for_a_store_that_gives_errors_when_it_begins(
     monkeypatch.setattr(where, step, failing)
     run_virtual(main(), seed=1)
     assert min(asked.values()) > 60
+
+
+@pytest.mark.fault("F17")
+def test_a_job_that_the_store_refuses_once_tells_its_failures_once(root: FuruConfig) -> None:
+    """Its executor answers, and so does the run that could not be opened: both mean the same attempt."""
+
+    async def main() -> None:
+        world = World(root)
+        world.targets = [Part(name="x")]
+        world.jobs = Jobs(root, FakeExecutor({Part: [Fails("compute"), Returns(1)]}), world.targets)
+        world.slurm.program = world.jobs
+        report = await world.run(world.controller())
+        assert report.ok
+        (node,) = report
+        assert [line.split(":")[0] for line in node.history] == ["infrastructure", "compute"]
+        assert node.attempts == 3
+
+    with faulty_storage(errno.ENOSPC, path="*/workers/*-0/card-*", operation="create") as faulty:
+        run_virtual(main(), seed=1)
+    assert faulty.hits

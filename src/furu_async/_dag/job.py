@@ -316,7 +316,7 @@ class NodeJob:
             event = await run.events.get()
             if isinstance(event, Started):
                 await self._note_job(request.node)
-            elif not isinstance(event, WatchEnded):
+            elif getattr(event, "ticket", 0) in (0, request.ticket) and not isinstance(event, WatchEnded):
                 self._kill = lambda: None
                 return event
 
