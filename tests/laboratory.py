@@ -33,8 +33,8 @@ FIGURES = {
     "nth-operation": 900,
     "nth-await": 700,
     "crash-states": 1_900,
-    "nth-operation-slurm": 60,
-    "nth-await-slurm": 60,
+    "nth-operation-slurm": 300,
+    "nth-await-slurm": 120,
 }
 """Trials of each campaign in `make test`, which fails if the table shows fewer.
 

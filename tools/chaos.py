@@ -22,8 +22,8 @@ CAMPAIGNS = {
     "races-of-8": 300,
     "kills": 500,
     "zombies": 100,
-    "nth-operation-slurm": 30_000,
-    "nth-await-slurm": 30_000,
+    "nth-operation-slurm": 100_000,
+    "nth-await-slurm": 100_000,
 }
 """Trials at length 1. The three kinds of simulated runs are 60,000 together, the two kinds of races 2,000. Of the last
 two it is more than there are: each is tried once.
