@@ -44,13 +44,17 @@ async def left(world: World, secs: float) -> None:
     assert call.cancelled()
 
 
-def slow_claims(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """The answer to the first claims takes three seconds; set once they are made."""
+def slow_claims(monkeypatch: pytest.MonkeyPatch, before: float = 0.0) -> asyncio.Event:
+    """The answer to the first claims takes three seconds; set once they are made, or that is about to begin."""
     made, patiently = asyncio.Event(), DagRun.patiently
 
     async def slowly(self: DagRun, fn: Any, *args: Any) -> Any:
+        first = getattr(fn, "__name__", "") == "_prepare" and not made.is_set()
+        if first and before:
+            made.set()
+            await asyncio.sleep(before)
         answer = await patiently(self, fn, *args)
-        if getattr(fn, "__name__", "") == "_prepare" and not made.is_set():
+        if first:
             made.set()
             await asyncio.sleep(3)
         return answer
@@ -86,12 +90,15 @@ def test_a_run_that_is_gone_on_with_and_cancelled_at_once(root: FuruConfig, secs
 
 
 @pytest.mark.fault("F46", "F96")
-def test_a_claim_that_is_just_being_made_is_ended(root: FuruConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", [0.0, 2.0], ids=["made, not answered", "about to be made"])
+def test_a_claim_that_is_just_being_made_is_ended(
+    root: FuruConfig, monkeypatch: pytest.MonkeyPatch, before: float
+) -> None:
     async def main() -> None:
-        world, made = World(root), slow_claims(monkeypatch)
+        world, made = World(root), slow_claims(monkeypatch, before)
         call = asyncio.create_task(world.run(world.controller()))
         await made.wait()
-        assert claimed(world)
+        assert bool(claimed(world)) == (not before)
         call.cancel()
         await asyncio.wait([call])
         assert claimed(world) == []
