@@ -44,7 +44,7 @@ docs-check: env  ## the README's code runs, the docs name every module
 integration: env  ## whole runs, the command line, the example
 	@$(CHECK) integration
 
-chaos: env  ## the laboratory at LENGTH (default 0.1; 1 takes half an hour): make chaos LENGTH=1
+chaos: env  ## the laboratory at LENGTH (default 0.1; 1 takes an hour): make chaos LENGTH=1
 	@$(BIN)/python tools/chaos.py --length $(LENGTH)
 
 bench: env  ## measure; takes minutes, wants a quiet machine

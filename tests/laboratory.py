@@ -34,7 +34,7 @@ FIGURES = {
     "nth-await": 700,
     "crash-states": 1_900,
     "nth-operation-slurm": 300,
-    "nth-await-slurm": 120,
+    "nth-await-slurm": 300,
 }
 """Trials of each campaign in `make test`, which fails if the table shows fewer.
 

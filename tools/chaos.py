@@ -35,7 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--length", type=float, default=1.0, help="1.0: the full numbers, half an hour")
+    parser.add_argument("--length", type=float, default=1.0, help="1.0: the full numbers, an hour")
     parser.add_argument("--only", choices=sorted(CAMPAIGNS), action="append", help="may be repeated")
     options = parser.parse_args()
     environment = dict(os.environ, FURU_LAB="chaos")
