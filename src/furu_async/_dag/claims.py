@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from furu_async._dag.counting import left_by
 from furu_async._dag.orders import (
     IN_ITS_JOB,
     OrderNode,
+    Outcome,
     is_given_up,
     outcome_path,
     read_outcome,
@@ -221,12 +223,13 @@ def end_claim(root: str, run_id: str, one: Ending, but: str = "", power: bool = 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A node whose job is followed."""
+    """A node whose job is followed; failures up to the generation ``counted`` are."""
 
     name: str
     hash: str
     sid: str
     wid: str
+    counted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +242,9 @@ class Sight:
         restarts: which start of that job, from 0.
         history: what went wrong before, one short line per attempt.
         beating: its job has begun.
-        failure: how its newest generation ended.
+        outcome: what its job says of its end.
+        left: failures that its job repeated by itself and that are not counted; read when it has ended.
+        failure: how its newest generation ended, which is ``failed``, unless that is counted.
     """
 
     generation: int = 0
@@ -247,8 +252,10 @@ class Sight:
     restarts: int = 0
     history: tuple[str, ...] = ()
     beating: bool = False
-    outcome: tuple[list[Failure], bool, bool] | None = None
+    outcome: Outcome | None = None
+    left: tuple[tuple[int, Failure], ...] = ()
     failure: Failure | None = None
+    failed: int = 0
     open: bool = False
     error: str = ""
 
@@ -270,19 +277,25 @@ def _see(root: str, run: RunPaths, item: Watched, closely: bool) -> Sight:
     found = artifacts.read_success(paths) if closely or artifacts.is_marked(paths) else None
     if found is not None:
         return _published(run, *found)
-    said = None
-    if item.sid:
-        outcome = read_outcome(outcome_path(run.submission(item.sid), item.wid))
-        if outcome is not None:
-            said = (outcome.failures, outcome.final, outcome.interrupted)
+    said = read_outcome(outcome_path(run.submission(item.sid), item.wid)) if item.sid else None
     beating = bool(item.sid) and read_beat(root, beat_path(run.run_id, item.wid)) is not None
+    if not closely and said is None:
+        return Sight(beating=beating)
+    left = tuple(left_by(paths, item.sid, item.counted)) if item.sid else ()
     if not closely:
-        return Sight(beating=beating, outcome=said)
+        return Sight(beating=beating, outcome=said, left=left)
     seen = look(paths)
     if seen.verdict == "published" and seen.end is not None:
         return _published(run, seen.generation, seen.end)
-    failure = seen.end.failure if seen.verdict == "free" and seen.end is not None else None
-    return Sight(beating=beating, outcome=said, failure=failure, open=seen.verdict == "claimed")
+    fresh = seen.verdict == "free" and seen.end is not None and seen.generation > item.counted
+    return Sight(
+        beating=beating,
+        outcome=said,
+        left=left,
+        failure=seen.end.failure if fresh and seen.end is not None else None,
+        failed=seen.generation if fresh else 0,
+        open=seen.verdict == "claimed",
+    )
 
 
 def _published(run: RunPaths, generation: int, end: End) -> Sight:

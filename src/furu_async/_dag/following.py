@@ -161,9 +161,7 @@ class Following:
             far = [track for track in part if track.ended is None]
             near = [track for track in part if track.ended is not None]
             for tracks, closely in ((far, False), (near, True)):
-                items = [
-                    Watched(name=t.node.name, hash=t.node.hash, sid=t.sid, wid=t.running_wid) for t in tracks
-                ]
+                items = [_watched(track) for track in tracks]
                 uids = [track.uid for track in tracks]
                 if not items:
                     continue
@@ -213,7 +211,7 @@ class Following:
         track.node.generation = sight.generation
         if sight.created and track.request is not None:
             self._begun(track)
-            self._learn(track, track.request.attempt, sight)
+            self._learn(track, track.attempt, sight)
         self.core.do(self.core.wiring.done(track.node.hash))
         self.answer_success(track)
         self.wake()
@@ -251,7 +249,7 @@ class Following:
         if track.started or request is None:
             return
         track.started = True
-        self.core.run.begun(request.node, request.attempt, f"job {track.job_id}")
+        self.core.run.begun(request.node, track.attempt, f"job {track.job_id}")
         self.core.run.post(Started(track.node.hash, request.ticket))
 
     # -- ends without a result -------------------------------------------------------------------------------
@@ -259,29 +257,32 @@ class Following:
     def _failure(self, track: Track, sight: Sight, now: float) -> Failure | None:
         """How its job ended, once that can be said."""
         ended = track.ended
-        if sight.outcome is not None:
-            failures, final, interrupted = sight.outcome
-            if failures and (track.stopping or not interrupted):
-                self._count(track, failures[:-1])
-                last = failures[-1]
-                return msgspec.structs.replace(last, retryable=False) if final else last
+        said = sight.outcome
+        if said is not None and said.failures and (track.stopping or not said.interrupted):
+            self._count(track, sight.left, said.generations[-1] if said.generations else 0)
+            last = said.failures[-1]
+            return msgspec.structs.replace(last, retryable=False) if said.final else last
         if ended is None:
             return None
         if ended.by_dependency:
             return Failure(kind="cancelled", message="a job that it waited for has failed")
         if ended.how == "completed" and track.since is not None and now - track.since < VISIBLE_SECS:
             return None
-        return _by_slurm(track, ended, sight)
+        failure = _by_slurm(track, ended, sight)
+        self._count(track, sight.left, sight.failed if failure is sight.failure else 0)
+        return failure
 
-    def _count(self, track: Track, failures: list[Failure]) -> None:
-        """Attempts that the job made by itself, one after the other."""
+    def _count(self, track: Track, left: Sequence[tuple[int, Failure]], last: int) -> None:
+        """Attempts that the job made by itself, one after the other, but for the one that is told of as its end."""
         node = track.node
+        failures = [failure for n, failure in left if n != last]
         for failure in failures:
             track.used[failure.kind] = track.used.get(failure.kind, 0) + 1
             node.history = (*node.history, failure.line())[-20:]
         if failures and track.request is not None:
             self._begun(track)
-            self._tried_again(track, track.request.attempt, [failure.line() for failure in failures])
+            self._tried_again(track, track.attempt, [failure.line() for failure in failures])
+        track.by_itself += len(failures)
 
     async def _end(self, endings: list[tuple[Track, Failure]]) -> None:
         """The claims of jobs that are gone have to end, before anybody goes on."""
@@ -334,6 +335,11 @@ class Following:
             self.core.run.post(Failed(track.node.hash, failure, self.core.run.jitter(), request.ticket))
         elif not keeps_job:
             track.failure = failure
+
+
+def _watched(track: Track) -> Watched:
+    node = track.node
+    return Watched(name=node.name, hash=node.hash, sid=track.sid, wid=track.running_wid, counted=node.counted)
 
 
 def _by_slurm(track: Track, ended: Ended, sight: Sight) -> Failure:

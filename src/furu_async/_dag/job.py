@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from furu_async._dag import orders
+from furu_async._dag.counting import Counting, left_by
 from furu_async._dag.orders import Order, OrderNode, Outcome
 from furu_async._executors.base import Executor, Node, Request, RunPort
 from furu_async._executors.joined import JoinedRun
@@ -142,6 +143,8 @@ class NodeJob:
         self.assignment = assignment
         self.say = say
         self.failures: list[Failure] = []
+        self._generations: list[int] = []
+        self._before: list[tuple[int, Failure]] = []
         self.final = False
         self._open_executor = open_executor
         self._stopping = asyncio.Event()
@@ -184,9 +187,10 @@ class NodeJob:
         self.say(f"{one.node.name}/{one.node.hash}: exit code {code}")
         return code
 
-    def _fail(self, failure: Failure, final: bool = False) -> None:
+    def _fail(self, failure: Failure, generation: int = 0) -> None:
         self.failures.append(failure)
-        self.final = final
+        self._generations.append(0 if generation in self._generations else generation)
+        self.final = False
 
     async def _work(self) -> int:
         one = self.assignment
@@ -194,6 +198,8 @@ class NodeJob:
             from furu_async._dag.claims import reclaim  # most jobs start faster without
 
             await self._patiently(reclaim, one.root, one.run_id, one.node, one.wid)
+            paths = ArtifactPaths(one.root, one.node.name, one.node.hash)
+            self._before = await self._patiently(left_by, paths, one.sid, one.node.generation - 1)
         state: int | None = await self._patiently(self._standing)
         if state is not None:
             return state
@@ -270,7 +276,7 @@ class NodeJob:
 
     async def _attempts(self, executor: JobExecutor, run: JobRun, node: Node) -> int:
         one = self.assignment
-        counting = _Counting(one.node)
+        counting = Counting(one.node, self._before)
         info = node.info.retry
         rules = orders.rules(*((info.retries, info.backoff) if info is not None else (None, None)))
         loop = asyncio.get_running_loop()
@@ -294,7 +300,7 @@ class NodeJob:
                 continue
             assert isinstance(event, Failed)
             failure = event.failure
-            self._fail(failure)
+            self._fail(failure, node.generation)
             if self._stopping.is_set():
                 return exit_codes.INTERRUPTED
             counters = counting.after(failure, loop.time())
@@ -358,6 +364,7 @@ class NodeJob:
             hash=one.node.hash,
             generation=one.node.generation,
             failures=self.failures,
+            generations=self._generations,
             final=self.final,
             interrupted=self._stopping.is_set() and not self._planned,
             job_id=one.job.id,
@@ -367,26 +374,6 @@ class NodeJob:
             await self._patiently(atomic.replace, path, encode(record))
         except OSError as error:
             self.say(f"how it ended could not be written: {error}")
-
-
-class _Counting:
-    """Failures of the run at this node; infrastructure trouble lasts until something else happens."""
-
-    def __init__(self, node: OrderNode) -> None:
-        self._used: dict[FailureKind, int] = dict(node.used)
-        self._spec = node.spec
-        self._since: float | None = None
-        self._troubles = 0
-
-    def after(self, failure: Failure, now: float) -> retry.Counters:
-        self._used[failure.kind] = self._used.get(failure.kind, 0) + 1
-        if failure.kind != "infrastructure":
-            self._since, self._troubles = None, 0
-            return retry.Counters(used=self._used, spec=self._spec)
-        self._since = now if self._since is None else self._since
-        self._troubles += 1
-        waited = now - self._since
-        return retry.Counters(used=self._used, spec=self._spec, trouble_secs=waited, troubles=self._troubles)
 
 
 def _missing(inputs: list[ArtifactPaths]) -> list[ArtifactPaths]:

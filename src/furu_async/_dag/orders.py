@@ -71,6 +71,7 @@ class Outcome(Record, frozen=True, kw_only=True):
 
     Attributes:
         failures: of its attempts, oldest first; the last one says why it ended.
+        generations: of each of them the one that it had claimed; 0: none, or one that an earlier attempt had.
         final: the last one is not to be followed by another try, as far as the job can say.
         interrupted: it was told to end (SIGTERM): Slurm knows why.
     """
@@ -78,6 +79,7 @@ class Outcome(Record, frozen=True, kw_only=True):
     hash: str
     generation: int
     failures: list[Failure] = []
+    generations: list[int] = []
     final: bool = False
     interrupted: bool = False
     job_id: str = ""

@@ -67,7 +67,7 @@ class DagRun:
         self.policy = policy
         self._planned = True
         for one in todo:
-            self.tracks[one.node.hash] = Track(one.node, spec=one.spec)
+            self.tracks[one.node.hash] = Track(one.node, spec=one.spec, used=dict(one.node.spent))
         if todo:
             self.spawn(self._begin(list(todo)), "furu dag")
         else:
@@ -81,7 +81,7 @@ class DagRun:
         digest = request.node.hash
         track = self.tracks.get(digest)
         if track is None:
-            track = self.tracks[digest] = Track(request.node)
+            track = self.tracks[digest] = Track(request.node, used=dict(request.node.spent))
         track.node, track.request = request.node, request
         item = self.wiring.items.get(digest)
         if track.over:

@@ -42,6 +42,7 @@ class Track:
         stopping: its job is being cancelled for the core, which waits for an answer.
         done_with: submissions whose claims are not to be joined again.
         used: failures of this run by kind.
+        by_itself: attempts of its earlier jobs of which the core knows nothing.
         since: loop time since when its job has been gone without an end.
     """
 
@@ -66,7 +67,13 @@ class Track:
     stopping: bool = False
     done_with: set[str] = field(default_factory=set)
     used: dict[FailureKind, int] = field(default_factory=dict)
+    by_itself: int = 0
     since: float | None = None
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt that the core has asked for."""
+        return (self.request.attempt if self.request is not None else 1) + self.by_itself
 
     @property
     def running_wid(self) -> str:

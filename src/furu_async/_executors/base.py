@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from furu_async._model.artifact import ClassInfo, Furu
@@ -20,7 +20,7 @@ from furu_async._runtime.config import FuruConfig
 from furu_async._slurm.port import Found
 from furu_async._store.runs import Ending, Unfinished
 from furu_async.errors import FuruError
-from furu_async.report import Failure
+from furu_async.report import Failure, FailureKind
 
 Find = Callable[[str], Awaitable[Found]]
 
@@ -36,6 +36,7 @@ class Node:
         silent_at: that owner's beat when it was judged; another one since then says that it is back.
         held: generation that a claim met, which a listing of the store may not show for a while; 0 for none.
         counted: up to this generation, attempts that an earlier controller of the run began are counted.
+        spent: failures that an earlier controller of the run counted, by kind.
         started_at, ended_at: wall time, for the report.
     """
 
@@ -50,6 +51,7 @@ class Node:
     generation: int = 0
     attempts: int = 0
     counted: int = 0
+    spent: Mapping[FailureKind, int] = field(default_factory=dict)
     started_at: float | None = None
     ended_at: float | None = None
     worker: str = ""

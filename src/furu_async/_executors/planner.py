@@ -264,7 +264,7 @@ class Planner:
             self.fail(error)  # a mistake in the definition concerns the whole run
             return
         before = answer.spent
-        node.counted = before.upto
+        node.counted, node.spent = before.upto, before.counts
         if before.last is not None and not node.attempts:
             node.attempts = sum(before.counts.values()) + before.cuts.free
             node.history = before.lines

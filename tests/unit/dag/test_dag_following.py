@@ -12,6 +12,7 @@ import pytest
 from furu_async._dag import claims, following
 from furu_async._dag.claims import Sight
 from furu_async._dag.following import Following
+from furu_async._dag.orders import Outcome
 from furu_async._dag.tracks import Sub, Track
 from furu_async._plan.events import Elsewhere, Failed, Started, Succeeded, TakenBack
 from furu_async._slurm.states import judge
@@ -20,7 +21,22 @@ from furu_async.report import Failure
 from furu_async.testing import run_virtual
 
 NOTHING = Sight()
-FAILED = Sight(outcome=([Failure(kind="compute", message="no")], False, False))
+
+
+def said(*failures: Failure, final: bool = False, interrupted: bool = False) -> Outcome:
+    """What a job says of its end; its attempts had the generations from 1."""
+    numbers = list(range(1, len(failures) + 1))
+    return Outcome(
+        hash="h",
+        generation=1,
+        failures=list(failures),
+        generations=numbers,
+        final=final,
+        interrupted=interrupted,
+    )
+
+
+FAILED = Sight(outcome=said(Failure(kind="compute", message="no")))
 
 
 class Core:
@@ -50,7 +66,9 @@ class Core:
             failed=lambda *args: ("failed", *args),
             killed=lambda *args: ("killed", *args),
         )
-        node: Any = SimpleNamespace(name="m.A", hash="h", supersede=0, generation=1, history=(), attempts=0)
+        node: Any = SimpleNamespace(
+            name="m.A", hash="h", supersede=0, generation=1, history=(), attempts=0, counted=0
+        )
         self.request: Any = SimpleNamespace(node=node, attempt=1, ticket=1)
         self.track = Track(node, request=self.request, uid=1, sid="s1", wid="s1-0", job_id="7")
         self.tracks = {"h": self.track}
@@ -187,7 +205,7 @@ def test_of_a_job_that_was_asked_to_end_slurm_says_why(state: str, kind: str) ->
 
     async def main(core: Core) -> None:
         core.says("RUNNING")
-        core.sight = Sight(outcome=([Failure(kind="compute", message="interrupted")], False, True))
+        core.sight = Sight(outcome=said(Failure(kind="compute", message="interrupted"), interrupted=True))
         await asyncio.sleep(20)
         assert core.told == [Started]
         core.says(state)
@@ -258,7 +276,8 @@ def test_a_job_that_runs_is_not_taken_back_before_it_has_ended() -> None:
 def test_attempts_that_a_job_made_by_itself_count() -> None:
     async def main(core: Core) -> None:
         failures = [Failure(kind=kind, message="no") for kind in ("compute", "killed", "compute")]
-        core.sight = Sight(outcome=(failures, True, False))
+        left = tuple(enumerate(failures, 1))
+        core.sight = Sight(outcome=said(*failures, final=True), left=left)
         core.says("FAILED")
         await asyncio.sleep(20)
 
@@ -267,6 +286,39 @@ def test_attempts_that_a_job_made_by_itself_count() -> None:
     assert core.track.used == {"compute": 2, "killed": 1}
     assert core.track.node.history == ("compute: no", "killed: no")
     assert core.attempts == [(1, "job 7"), (2, "compute: no"), (3, "killed: no"), (3, "job 7")]
+
+
+@pytest.mark.fault("F94")
+def test_attempts_of_a_job_that_says_nothing_of_its_end_count() -> None:
+    """The last one is the one that Slurm's word is about only if it has an end."""
+
+    failures = [Failure(kind=kind, message="no") for kind in ("compute", "killed")]
+    left = tuple(enumerate(failures, 1))
+
+    async def main(core: Core) -> None:
+        core.sight = sight
+        core.says(state)
+        await asyncio.sleep(20)
+        core.next_job()
+        core.request.attempt = 2
+        core.track.request = core.request
+        core.sight = Sight(beating=True)
+        core.following.wake()
+        await asyncio.sleep(20)
+
+    state, sight = "FAILED", Sight(left=left, failure=failures[1], failed=2)
+    core = follow(main)
+    assert core.told == [Started, "killed", Started]
+    assert core.track.used == {"compute": 1, "killed": 1}
+    assert core.attempts[-1] == (3, "job 8"), "two of the first job, and one of the next"
+
+    state, sight = "NODE_FAIL", Sight(left=left, open=True)
+    core = follow(main)
+    assert core.told[1] == "lost"
+    assert core.track.used == {"compute": 1, "killed": 1, "lost": 1}
+    assert core.attempts[-1] == (4, "job 8"), (
+        "two of the first job, the one that was lost, and one of the next"
+    )
 
 
 @pytest.mark.fault("F94")
