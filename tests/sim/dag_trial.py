@@ -7,7 +7,7 @@ import random
 import secrets
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from furu_async._store.layout import RunPaths
 from furu_async._store.marker import read_end
 from furu_async._store.runs import look_run
 from furu_async._testing.slurm import SimSettings, SimulatedSlurm
-from furu_async.testing import Fails, FakeExecutor, Outcome, Returns, VirtualLoop
+from furu_async.testing import Fails, FakeExecutor, Outcome, Returns
 
 GONE_SECS = 30.0
 """Within so many seconds after the end of a call nothing of it is left."""
@@ -45,29 +45,6 @@ C = Part(name="c", parts=(A, B))
 D = Part(name="d", parts=(THEIRS, A))
 TOP = Part(name="top", parts=(C, D))
 ALL = (THEIRS, A, B, C, D, TOP)
-
-
-class Turns(VirtualLoop):
-    """Does something at the n-th turn of the loop since `watch`."""
-
-    turns = 0
-    _at = 0
-    _do: Callable[[], object] | None = None
-
-    def watch(self, at: int, do: Callable[[], object]) -> None:
-        """Count turns from now on; at turn ``at`` call ``do``, once."""
-        self.turns, self._at, self._do = 0, at, do
-
-    def rest(self) -> None:
-        """Count no more."""
-        self._do = None
-
-    def _select(self, timeout: float | None, select: Callable[[float | None], Any]) -> Any:
-        if self._do is not None:
-            self.turns += 1
-            if self.turns == self._at:
-                self._do()
-        return super()._select(timeout, select)
 
 
 @dataclass

@@ -24,6 +24,7 @@ from tests.laboratory import Counts
 from tests.sim.pool_sim import World
 from tests.sim.sim_artifacts import Item, Stubborn
 from tests.sim.simulate import path_of
+from tests.sim.turns import Turns
 
 from furu_async import RunReport, run_dag
 from furu_async._pool.entries import worker_id
@@ -37,7 +38,7 @@ from furu_async._store.marker import read_end
 from furu_async._store.records import ChildRecord
 from furu_async._testing.slurm import Copy
 from furu_async.errors import FuruError
-from furu_async.testing import Computes, FakeExecutor, Returns, VirtualLoop
+from furu_async.testing import Computes, FakeExecutor, Returns
 
 WORKERS = 2
 LEASE_SECS = 40.0
@@ -95,27 +96,8 @@ D = Sum(number=4, inputs=(B, C))
 ALL = (A, B, C, D)
 
 
-class Turns(VirtualLoop):
-    """Does something at the n-th turn of the loop since `watch`, and knows whose its tasks are."""
-
-    turns = 0
-    _at = 0
-    _do: Callable[[], object] | None = None
-
-    def watch(self, at: int, do: Callable[[], object]) -> None:
-        """Count turns from now on; at turn ``at`` call ``do``, once."""
-        self.turns, self._at, self._do = 0, at, do
-
-    def rest(self) -> None:
-        """Count no more."""
-        self._do = None
-
-    def _select(self, timeout: float | None, select: Callable[[float | None], Any]) -> Any:
-        if self._do is not None:
-            self.turns += 1
-            if self.turns == self._at:
-                self._do()
-        return super()._select(timeout, select)
+class Sides(Turns):
+    """Knows whose its tasks are."""
 
     def create_task(self, coro: Any, **options: Any) -> Any:
         """As of any loop; a task with a context of its own belongs to whoever makes it."""
@@ -149,7 +131,7 @@ def steady() -> Iterator[None]:
 
 def live(main: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on such a loop."""
-    with steady(), asyncio.Runner(loop_factory=lambda: Turns(0)) as runner:
+    with steady(), asyncio.Runner(loop_factory=lambda: Sides(0)) as runner:
         return runner.run(main)
 
 

@@ -15,7 +15,8 @@ from typing import Literal
 
 import pytest
 from tests.laboratory import Counts, counting, repeatable, spread
-from tests.sim.dag_trial import D, Trial, Turns, drawn, end_all, left_of_controller
+from tests.sim.dag_trial import D, Trial, drawn, end_all, left_of_controller
+from tests.sim.turns import Turns
 
 CAMPAIGN = "nth-await-slurm"
 SHARE = 25

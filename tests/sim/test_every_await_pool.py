@@ -19,11 +19,11 @@ from tests.sim.pool_trial import (
     LEASE_SECS,
     D,
     Trial,
-    Turns,
     live,
     quiet,
 )
 from tests.sim.simulate import path_of
+from tests.sim.turns import Turns
 
 from furu_async._executors.runs import CANCEL_SECS
 from furu_async._store.artifacts import look

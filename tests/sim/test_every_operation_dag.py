@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 from tests.laboratory import Counts, counting, repeatable, spread
-from tests.sim.dag_trial import ALL, Trial, Turns, drawn, end_all, left_of_controller
+from tests.sim.dag_trial import ALL, Trial, drawn, end_all, left_of_controller
 from tests.sim.test_every_operation import ERRORS, REFUSED, SENT_AGAIN, SPELL_SECS, WORDS, Nth
+from tests.sim.turns import Turns
 
 from furu_async import RunReport
 from furu_async._testing.faulty import BY_DESCRIPTOR
